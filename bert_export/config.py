@@ -1,0 +1,360 @@
+"""The config's schema: typed, validated before anything heavy, JSON round trip.
+
+Each option is documented beside its default. An experiment (`configs/NAME.py`)
+starts from `default_config()`, an `ml_collections.ConfigDict` whose leaves the
+command line can override (`--config.train.learning_rate=1e-4`); `resolve` turns the
+result into the frozen dataclasses that the rest of the program reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from bert_export.errors import UserError
+
+BUILDERS = ("jsonl", "wordnet")
+LOSSES = ("listwise", "pointwise")
+CANDIDATE_FIELDS = ("name", "aliases", "description")
+FORMATS = ("saved_model",)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """Where entities and mentions come from."""
+
+    # 'jsonl' reads the files named below; 'wordnet' builds them in the workdir.
+    builder: str = "jsonl"
+    # JSON Lines of entities, gzip accepted.
+    entities: str | None = None
+    # JSON Lines of mentions. Split by a hash of the text unless dev and test
+    # mentions have files of their own.
+    mentions: str | None = None
+    dev_mentions: str | None = None
+    test_mentions: str | None = None
+    dev_fraction: float = 0.1
+    test_fraction: float = 0.1
+    # The directory of WordNet's data.* and index.* files; searched for when unset.
+    wordnet_dir: str | None = None
+    # Candidates a mention keeps, from its own list or from the alias table.
+    max_candidates: int = 16
+    # Bad records tolerated (and left out) before the run stops.
+    max_bad_records: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """How a (text, mention, candidate) triple becomes tensors."""
+
+    # Word pieces of a pair, [CLS] and both [SEP] included.
+    max_seq_length: int = 128
+    lower_case: bool = True
+    # The parts of an entity that make segment B, in this order.
+    candidate_fields: tuple[str, ...] = CANDIDATE_FIELDS
+    # A word piece put on both sides of the mention; '' for none.
+    mention_marker: str = ""
+    # Feature names, as serving clients send them.
+    input_ids: str = "input_ids"
+    input_mask: str = "input_mask"
+    segment_ids: str = "segment_ids"
+    # (first piece, last piece) of the mention; () makes a plain pair classifier.
+    span_fields: tuple[str, ...] = ("start_ps", "end_ps")
+    label_ids: str = "label_ids"
+    # Files a split is written to.
+    num_shards: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The encoder and where its weights come from."""
+
+    # A Hugging Face directory, a Google BERT checkpoint (its prefix or directory),
+    # or 'package:NAME/SUBDIR', a directory inside an installed Python package.
+    # Unset: random weights.
+    pretrained: str | None = None
+    # BERT config JSON and vocabulary; unset: found beside the pretrained weights.
+    bert_config: str | None = None
+    vocab: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tuning."""
+
+    # 'listwise': softmax over a mention's candidates plus pointwise_weight times
+    # the cross-entropy of each pair. 'pointwise': the latter alone.
+    loss: str = "listwise"
+    pointwise_weight: float = 0.2
+    epochs: float = 3.0
+    # Ends training early, at this many optimizer steps.
+    max_steps: int | None = None
+    # Whole mentions a step; their candidates make the batch's pairs.
+    mentions_per_batch: int = 8
+    learning_rate: float = 1e-4
+    # The part of all steps during which the learning rate rises from 0.
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 17
+    # Mixed precision by grappler's auto_mixed_precision_onednn_bfloat16.
+    bfloat16: bool = False
+    # TPUEstimator in place of Estimator. Runs on a CPU, too.
+    use_tpu: bool = False
+    # Mentions shuffled in memory at a time.
+    shuffle_mentions: int = 20000
+    save_checkpoints_steps: int = 500
+    keep_checkpoint_max: int = 3
+    log_steps: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation during and after training."""
+
+    # Whole mentions a batch.
+    mentions_per_batch: int = 16
+    # Dev mentions scored at each checkpoint to find the best one; unset: all.
+    checkpoint_mentions: int | None = None
+    # Thresholds are chosen on 'dev' whatever split is reported.
+    split: str = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Artifacts and their proof."""
+
+    formats: tuple[str, ...] = ("saved_model",)
+    # Versions are written here; unset: WORKDIR/export.
+    dir: str | None = None
+    # Requests recorded from estimator.predict and replayed by the smoke test.
+    golden_requests: int = 32
+    # Requests stored for TF Serving to replay when it loads the model.
+    warmup_requests: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result."""
+
+    # Names the model in manifests and reports.
+    name: str = "linker"
+    corpus: CorpusConfig = CorpusConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    export: ExportConfig = ExportConfig()
+
+    def to_json(self) -> str:
+        """This config as JSON that `read_json` reads back unchanged."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def default_config() -> config_dict.ConfigDict:
+    """All options with their defaults, for a `configs/NAME.py` to change.
+
+    The result is locked and typed: an unknown key or a wrong type fails where it is
+    written.
+    """
+    return _to_config_dict(Config())
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Checks `values` against the schema and gives the frozen config.
+
+    Args:
+      values: nested mapping, e.g. the ConfigDict of a config file after the command
+        line's overrides, or a parsed config.json.
+
+    Raises:
+      UserError: an unknown key, a wrong type or an impossible value; one line that
+        names the key.
+    """
+    if isinstance(values, config_dict.ConfigDict):
+        values = values.to_dict()
+    config = _build(Config, values, "config")
+    _check_values(config)
+    return config
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The nested mapping in a config.json that an earlier run wrote.
+
+    Raises:
+      UserError: the file is missing or is not a JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except OSError as error:
+        raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--config: {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} must hold a JSON object of options")
+    return values
+
+
+def _to_config_dict(node: Any) -> config_dict.ConfigDict:
+    hints = typing.get_type_hints(type(node))
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            fields[field.name] = _to_config_dict(value)
+        elif value is None:
+            fields[field.name] = config_dict.placeholder(
+                _without_none(hints[field.name])
+            )
+        else:
+            fields[field.name] = value
+    return config_dict.ConfigDict(fields)
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        (hint,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
+    return hint
+
+
+def _build(cls: type, values: Any, key: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{key}: expected a group of options, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
+            raise UserError(f"{key}.{name}: unknown key; {hint}")
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            arguments[name] = _build(hints[name], value, f"{key}.{name}")
+        else:
+            arguments[name] = _typed(hints[name], value, f"{key}.{name}")
+    return cls(**arguments)
+
+
+def _typed(hint: Any, value: Any, key: str) -> Any:
+    optional = isinstance(hint, types.UnionType)
+    expected = _without_none(hint)
+    if value is None and optional:
+        return None
+    if typing.get_origin(expected) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise UserError(f"{key}: expected a list of strings, found {value!r}")
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise UserError(f"{key}: expected {expected.__name__}, found {value!r}")
+    return value
+
+
+def _check_values(config: Config) -> None:
+    """Refuses what no stage could work with."""
+
+    def require(holds: bool, key: str, expected: str) -> None:
+        if not holds:
+            value: Any = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise UserError(f"config.{key}: expected {expected}, found {value!r}")
+
+    corpus, features, train = config.corpus, config.features, config.train
+    require(
+        re.fullmatch(r"[A-Za-z0-9_.-]+", config.name) is not None,
+        "name",
+        "letters, digits, '_', '-' and '.' only",
+    )
+    require(corpus.builder in BUILDERS, "corpus.builder", f"one of {BUILDERS}")
+    if corpus.builder == "jsonl":
+        for key in ("entities", "mentions"):
+            require(bool(getattr(corpus, key)), f"corpus.{key}", "a file's path")
+    require(corpus.max_candidates >= 1, "corpus.max_candidates", "1 or more")
+    require(corpus.max_bad_records >= 0, "corpus.max_bad_records", "0 or more")
+    for key in ("dev_fraction", "test_fraction"):
+        require(0 <= getattr(corpus, key) < 1, f"corpus.{key}", "0 or more, below 1")
+    require(
+        corpus.dev_fraction + corpus.test_fraction < 1,
+        "corpus.dev_fraction",
+        "less than 1 together with corpus.test_fraction",
+    )
+    # [CLS] and two [SEP], and a piece or more of text and of candidate.
+    require(features.max_seq_length >= 8, "features.max_seq_length", "8 or more")
+    require(
+        len(features.span_fields) in (0, 2), "features.span_fields", "two names or none"
+    )
+    require(
+        bool(features.candidate_fields)
+        and set(features.candidate_fields) <= set(CANDIDATE_FIELDS),
+        "features.candidate_fields",
+        f"some of {CANDIDATE_FIELDS}",
+    )
+    names = [
+        features.input_ids,
+        features.input_mask,
+        features.segment_ids,
+        *features.span_fields,
+        features.label_ids,
+        "mention_id",
+    ]
+    require(
+        len(set(names)) == len(names) and all(names),
+        "features",
+        "feature names that differ from each other and from 'mention_id'",
+    )
+    require(features.num_shards >= 1, "features.num_shards", "1 or more")
+    if not config.model.pretrained:
+        for key in ("bert_config", "vocab"):
+            require(
+                bool(getattr(config.model, key)),
+                f"model.{key}",
+                "a file's path, as model.pretrained is unset",
+            )
+    require(train.loss in LOSSES, "train.loss", f"one of {LOSSES}")
+    require(train.max_steps is None or train.max_steps >= 1, "train.max_steps", "1 up")
+    require(train.learning_rate > 0, "train.learning_rate", "more than 0")
+    require(train.epochs > 0, "train.epochs", "more than 0")
+    require(train.clip_norm > 0, "train.clip_norm", "more than 0")
+    require(0 <= train.warmup_fraction < 1, "train.warmup_fraction", "0 up, below 1")
+    for key in ("weight_decay", "pointwise_weight", "seed"):
+        require(getattr(train, key) >= 0, f"train.{key}", "0 or more")
+    for key in (
+        "mentions_per_batch",
+        "shuffle_mentions",
+        "save_checkpoints_steps",
+        "keep_checkpoint_max",
+        "log_steps",
+    ):
+        require(getattr(train, key) >= 1, f"train.{key}", "1 or more")
+    for key in ("learning_rate", "epochs", "clip_norm", "weight_decay"):
+        require(math.isfinite(getattr(train, key)), f"train.{key}", "a finite number")
+    require(config.eval.mentions_per_batch >= 1, "eval.mentions_per_batch", "1 or more")
+    require(config.eval.split in ("dev", "test"), "eval.split", "'dev' or 'test'")
+    require(
+        config.eval.checkpoint_mentions is None or config.eval.checkpoint_mentions >= 1,
+        "eval.checkpoint_mentions",
+        "1 or more",
+    )
+    require(
+        bool(config.export.formats) and set(config.export.formats) <= set(FORMATS),
+        "export.formats",
+        f"some of {FORMATS}",
+    )
+    require(config.export.golden_requests >= 1, "export.golden_requests", "1 or more")
+    require(
+        0 <= config.export.warmup_requests <= 1000,
+        "export.warmup_requests",
+        "0 to 1000, TF Serving's limit",
+    )
