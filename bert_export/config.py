@@ -85,12 +85,17 @@ class ModelConfig:
     # BERT config JSON and vocabulary; unset: found beside the pretrained weights.
     bert_config: str | None = None
     vocab: str | None = None
+    # A checkpoint of this program or of BERT whose weights take the place of the
+    # pretrained ones; when not training, the trained checkpoint to export.
+    init_checkpoint: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Fine-tuning."""
 
+    # False: evaluate and export model.init_checkpoint, or the workdir's newest.
+    do_train: bool = True
     # 'listwise': softmax over a mention's candidates plus pointwise_weight times
     # the cross-entropy of each pair. 'pointwise': the latter alone.
     loss: str = "listwise"

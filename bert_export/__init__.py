@@ -1,0 +1,3 @@
+"""BERT entity linking: fine-tuning and proven export."""
+
+__version__ = "0.1.0"

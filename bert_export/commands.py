@@ -1,0 +1,215 @@
+"""One function a command; the only reader of flags."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from bert_export.config import Config, read_json, resolve
+from bert_export.errors import UserError
+from bert_export.workdir import record_config
+
+# TensorFlow takes seconds to import, so what needs it is imported inside commands.
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string=(
+        "configs/NAME.py, or a config.json that an earlier run wrote; "
+        "--config.any.leaf=value overrides an option. "
+        "Default: the config.json in the workdir."
+    ),
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all that a run writes.")
+_DO_TRAIN = flags.DEFINE_boolean(
+    "do_train",
+    None,
+    "Train before export (default: true); --nodo_train exports --init_checkpoint or "
+    "else the newest checkpoint in the workdir.",
+)
+_INIT_CHECKPOINT = flags.DEFINE_string(
+    "init_checkpoint",
+    None,
+    "Weights to start from in place of config.model.pretrained; with --nodo_train, "
+    "the trained checkpoint to evaluate and export.",
+)
+_USE_TPU = flags.DEFINE_boolean(
+    "use_tpu", None, "TPUEstimator; sets config.train.use_tpu."
+)
+_WORDNET_DIR = flags.DEFINE_string(
+    "wordnet_dir", None, "Sets config.corpus.wordnet_dir."
+)
+_MAX_BAD_RECORDS = flags.DEFINE_integer(
+    "max_bad_records", None, "Sets config.corpus.max_bad_records.", lower_bound=0
+)
+_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Sets config.export.dir.")
+_ARTIFACT = flags.DEFINE_string(
+    "artifact",
+    None,
+    "smoke_test, link: the version directory to load. Default: the workdir's newest.",
+)
+_TEXT = flags.DEFINE_multi_string(
+    "text", [], "link: a sentence with its mention in [[double brackets]]."
+)
+_INPUT = flags.DEFINE_string(
+    "input", None, "link: a file of such sentences or of mentions as JSON Lines; - is "
+    "standard input."
+)
+_ENTITIES = flags.DEFINE_string(
+    "entities", None, "link: entities to link to. Default: those of the corpus."
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "link: only so many of the first mentions.", lower_bound=1
+)
+_TOP = flags.DEFINE_integer(
+    "top", 3, "link: candidates to show of each mention.", lower_bound=1
+)
+_JSON = flags.DEFINE_boolean("json", False, "link: print JSON Lines.")
+
+
+def run() -> None:
+    """All stages: prepare, train, evaluate, export with its smoke test."""
+    from bert_export import pipeline
+
+    config, workdir = _config(), _workdir()
+    record_config(config, workdir)
+    pipeline.run(config, workdir)
+
+
+def prepare() -> None:
+    """Read the corpus and write its pairs as TFRecords."""
+    from bert_export import pipeline
+
+    config, workdir = _config(), _workdir()
+    record_config(config, workdir)
+    pipeline.prepare(config, workdir)
+
+
+def train() -> None:
+    """Fine-tune, or go on from the workdir's newest checkpoint."""
+    from bert_export import pipeline
+
+    config, workdir = _config(), _workdir()
+    record_config(config, workdir)
+    pipeline.train(config, workdir, pipeline.prepare(config, workdir))
+
+
+def evaluate() -> None:
+    """Measure link accuracy of the best checkpoint, beside baselines."""
+    from bert_export import pipeline
+
+    config, workdir = _config(), _workdir()
+    data = pipeline.prepare(config, workdir)
+    checkpoint = pipeline.choose_checkpoint(config, workdir)
+    pipeline.evaluate(config, workdir, data, checkpoint)
+
+
+def export() -> None:
+    """Write a proven SavedModel of the best checkpoint."""
+    from bert_export import pipeline
+
+    config, workdir = _config(), _workdir()
+    data = pipeline.prepare(config, workdir)
+    checkpoint = pipeline.choose_checkpoint(config, workdir)
+    pipeline.export(config, workdir, data, checkpoint)
+
+
+def smoke_test() -> None:
+    """Check an exported artifact in a fresh process."""
+    from bert_export import pipeline
+
+    pipeline.smoke_test(_artifact())
+
+
+def link() -> None:
+    """Rank the candidates of mentions with an exported artifact."""
+    from bert_export import linking
+
+    artifact = _artifact()
+    if not _TEXT.value and not _INPUT.value:
+        raise UserError("link: give --text='... [[mention]] ...' or --input=FILE")
+    linker = linking.ArtifactLinker(artifact, _ENTITIES.value, _WORKDIR.value)
+    mentions = linking.read_input(_TEXT.value, _INPUT.value, linker.entities)
+    linked = linker.link(itertools.islice(mentions, _LIMIT.value))
+    if _JSON.value:
+        for result in linked:
+            print(json.dumps(result.to_dict(), ensure_ascii=False))
+    else:
+        print(linking.table(linked, _TOP.value))
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    command.__name__: command
+    for command in (run, prepare, train, evaluate, export, smoke_test, link)
+}
+
+
+def usage() -> str:
+    """The commands and the flags, a line or two each."""
+    lines = [
+        "bert-export COMMAND --config=configs/NAME.py --workdir=DIR "
+        "[--config.any.leaf=value]",
+        "",
+        "Commands:",
+    ]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<12}{command.__doc__}")
+    lines += ["", "Flags:"]
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        lines.append(f"  --{flag.name}")
+        lines += textwrap.wrap(
+            flag.help, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    lines += ["", "Exit codes: 0 done, 2 usage or bad input, 1 a stage failed."]
+    return "\n".join(lines)
+
+
+def _workdir() -> Path:
+    if not _WORKDIR.value:
+        raise UserError("--workdir=DIR is needed: the directory of all that is written")
+    return Path(_WORKDIR.value)
+
+
+def _config() -> Config:
+    """The config file, or the workdir's config.json, with the flags' overrides."""
+    values: dict[str, Any]
+    if _CONFIG.value is not None:
+        values = _CONFIG.value.to_dict()
+    else:
+        recorded = _workdir() / "config.json"
+        if not recorded.exists():
+            raise UserError(
+                f"--config=configs/NAME.py is needed, as there is no {recorded}"
+            )
+        values = read_json(recorded)
+    for value, group, key in (
+        (_DO_TRAIN.value, "train", "do_train"),
+        (_USE_TPU.value, "train", "use_tpu"),
+        (_INIT_CHECKPOINT.value, "model", "init_checkpoint"),
+        (_WORDNET_DIR.value, "corpus", "wordnet_dir"),
+        (_MAX_BAD_RECORDS.value, "corpus", "max_bad_records"),
+        (_EXPORT_DIR.value, "export", "dir"),
+    ):
+        if value is not None:
+            values.setdefault(group, {})[key] = value
+    return resolve(values)
+
+
+def _artifact() -> Path:
+    """The version directory that --artifact names, or the newest of the workdir."""
+    if _ARTIFACT.value:
+        return Path(_ARTIFACT.value)
+    from bert_export import pipeline
+    from bert_export.export import publish
+
+    export_dir = pipeline.export_directory(_config(), _workdir())
+    versions = publish.versions(export_dir)
+    if not versions:
+        raise UserError(f"no version in {export_dir}; export first, or use --artifact")
+    return export_dir / str(versions[-1])

@@ -1,0 +1,1 @@
+"""Outside formats → `Entity` and `Mention` records. Never imports TensorFlow."""

@@ -1,0 +1,146 @@
+"""A run's corpus: its entities, and its mentions split by split."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from bert_export.config import CorpusConfig
+from bert_export.corpus import jsonl
+from bert_export.corpus.aliases import AliasTable
+from bert_export.corpus.records import BadRecords, Entity, Mention
+from bert_export.corpus.splits import SPLITS, split_of
+from bert_export.corpus.wordnet import build_wordnet
+from bert_export.errors import UserError
+
+
+class Corpus:
+    """Entities in memory; mentions streamed from their files, however many."""
+
+    def __init__(
+        self, config: CorpusConfig, files: dict[str, pathlib.Path], bad: BadRecords
+    ):
+        """Reads the entities.
+
+        Args:
+          config: How to split and how many candidates to keep.
+          files: 'entities', and 'train' with or without 'dev' and 'test'. Without
+            them, 'train' holds the mentions of all splits.
+          bad: Is told of the bad records.
+
+        Raises:
+          UserError: The entities cannot be read, or too many are bad.
+        """
+        self.files = list(dict.fromkeys(files.values()))
+        self.entities: dict[str, Entity] = {
+            entity.id: entity for entity in jsonl.read_entities(files["entities"], bad)
+        }
+        self.aliases = AliasTable(self.entities.values(), config.max_candidates)
+        self._config = config
+        self._files = files
+        self._bad = bad
+
+    def mentions(self, split: str) -> Iterator[Mention]:
+        """Yields the mentions of 'train', 'dev' or 'test', candidates resolved.
+
+        A mention's candidates are its own, or those of the alias table, the first
+        max_candidates of them. In 'train' a gold entity that is not among them takes
+        the last place; in the other splits it stays missed, as it would in use.
+
+        Raises:
+          UserError: The mentions cannot be read, or too many are bad.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        own_file = "dev" in self._files
+        path = self._files[split] if own_file else self._files["train"]
+        fractions = self._config.dev_fraction, self._config.test_fraction
+        for mention in jsonl.read_mentions(path, self._bad, self.entities):
+            if own_file or split_of(mention.text, *fractions) == split:
+                yield self._resolve(mention, keep_gold=split == "train")
+
+    def _resolve(self, mention: Mention, keep_gold: bool) -> Mention:
+        candidates = mention.candidates
+        if candidates is None:
+            candidates = self.aliases.lookup(mention.surface)
+        limit = self._config.max_candidates
+        candidates = candidates[:limit]
+        gold = mention.gold
+        if keep_gold and gold is not None and gold not in candidates:
+            candidates = (*candidates[: limit - 1], gold)
+        return Mention(mention.text, mention.start, mention.end, gold, candidates)
+
+
+def load_corpus(
+    config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords
+) -> Corpus:
+    """Opens the corpus that a config names; builds the WordNet corpus first.
+
+    Args:
+      config: Relative paths in it are relative to the current directory.
+      workdir: The WordNet corpus is kept in its directory 'corpus'.
+      bad: Is told of the bad records, now and as mentions are read.
+
+    Raises:
+      UserError: A file is not named, missing or bad.
+    """
+    if config.builder == "wordnet":
+        directory = workdir / "corpus"
+        build_wordnet(
+            config.wordnet_dir,
+            None,
+            directory,
+            config.dev_fraction,
+            config.test_fraction,
+        )
+        files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
+        return Corpus(config, {"entities": directory / "entities.jsonl.gz"} | files, bad)
+    named = {
+        "entities": config.entities,
+        "mentions": config.mentions,
+        "dev_mentions": config.dev_mentions,
+        "test_mentions": config.test_mentions,
+    }
+    if (config.dev_mentions is None) != (config.test_mentions is None):
+        raise UserError(
+            "config.corpus: dev_mentions and test_mentions go together; name both, or"
+            " neither to split config.corpus.mentions by a hash of the text"
+        )
+    files = {}
+    for key, path in named.items():
+        if path is None:
+            if key in ("entities", "mentions"):
+                raise UserError(
+                    f"config.corpus.{key} is not set; name a JSON Lines file"
+                )
+            continue
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"config.corpus.{key}: there is no file {path}")
+        split = {"mentions": "train"}.get(key, key.removesuffix("_mentions"))
+        files[split] = pathlib.Path(path)
+    return Corpus(config, files, bad)
+
+
+def entity_text(
+    entity: Entity, fields: Iterable[str] = ("name", "aliases", "description")
+) -> str:
+    """Returns segment B: 'bank, depository: a financial institution that …'.
+
+    Args:
+      entity: The candidate.
+      fields: Which of name, aliases and description, in this order. Names are set
+        apart by a comma, the description by a colon; empty fields are left out.
+    """
+    text = ""
+    follows_description = False
+    for field in fields:
+        value = getattr(entity, field)
+        part = ", ".join(value) if field == "aliases" else value
+        if not part:
+            continue
+        is_description = field == "description"
+        if text:
+            text += ": " if is_description or follows_description else ", "
+        text += part
+        follows_description = is_description
+    return text

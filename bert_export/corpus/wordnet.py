@@ -1,0 +1,309 @@
+"""Builds an entity-linking corpus from the WordNet dict files.
+
+Formats: wndb(5WN). A synset is an entity; a usage example in its gloss that contains
+one of its lemmas is a mention of it; the candidates are all synsets of that lemma and
+part of speech.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from absl import logging
+
+from bert_export.corpus import jsonl, wordnet_files
+from bert_export.corpus.morphy import Morphy, read_exceptions
+from bert_export.corpus.records import Entity, Mention
+from bert_export.corpus.splits import SPLITS, split_of
+from bert_export.errors import UserError
+
+# Part of speech by file name, and its letter in ids and pointers.
+POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
+
+# Rises whenever the same WordNet files would give another corpus.
+_VERSION = 1
+
+_TOKEN = re.compile(r"[^\W_]+")
+# What may stand between two words of a lemma: 'make-up', "o'clock", 'U. S.'.
+_JOINT = re.compile(r"[\s\-_'’./]{1,3}")
+# Syntactic marker of an adjective: wndb(5WN), "word".
+_MARKER = re.compile(r"\((?:p|a|ip)\)$")
+# What may stand before the quote that opens the first example.
+_BEFORE_EXAMPLE = (";", ":", ",", ".", ")")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Synset:
+    """A set of synonyms with its definition and usage examples."""
+
+    id: str
+    lemmas: tuple[str, ...]  # blanks, not underscores
+    definition: str
+    examples: tuple[str, ...]
+
+
+def build_wordnet(
+    wordnet_dir: str | os.PathLike[str] | None,
+    cache_dir: pathlib.Path | None,
+    out_dir: pathlib.Path,
+    dev_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+) -> dict[str, object]:
+    """Writes entities.jsonl.gz, mentions.{train,dev,test}.jsonl.gz and wordnet.json.
+
+    Args:
+      wordnet_dir: Directory of data.* and index.*; None looks for one.
+      cache_dir: Where a fetched WordNet is kept; None means the user's cache.
+      out_dir: Is made if it does not exist. Not rebuilt from unchanged input.
+      dev_fraction: Part of the synsets whose examples go to dev.
+      test_fraction: Part of the synsets whose examples go to test.
+
+    Returns:
+      What wordnet.json holds: the fingerprint of the input and the corpus's counts.
+
+    Raises:
+      UserError: WordNet is not there, or its files are damaged.
+    """
+    directory = wordnet_files.find(wordnet_dir, cache_dir, near=out_dir)
+    names = wordnet_files.NAMES + wordnet_files.OPTIONAL_NAMES
+    digest = hashlib.sha256(
+        json.dumps([_VERSION, dev_fraction, test_fraction]).encode()
+    )
+    for name in names:
+        if (directory / name).exists():
+            content = (directory / name).read_bytes()
+            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    fingerprint = digest.hexdigest()
+
+    sidecar = out_dir / "wordnet.json"
+    entities_path = out_dir / "entities.jsonl.gz"
+    mentions_paths = {split: out_dir / f"mentions.{split}.jsonl.gz" for split in SPLITS}
+    if all(path.exists() for path in (sidecar, entities_path, *mentions_paths.values())):
+        known = json.loads(sidecar.read_text(encoding="utf-8"))
+        if known.get("fingerprint") == fingerprint:
+            return known
+
+    logging.info("building the WordNet corpus from %s", directory)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    sidecar.unlink(missing_ok=True)
+    synsets = {pos: _read_data(directory / f"data.{pos}", pos) for pos in POS}
+    mentions: dict[str, list[Mention]] = {split: [] for split in SPLITS}
+    for pos in POS:
+        senses = _read_index(directory / f"index.{pos}", pos, synsets[pos])
+        morphy = Morphy(pos, read_exceptions(directory / f"{pos}.exc"))
+        for synset in synsets[pos].values():
+            split = split_of(synset.id, dev_fraction, test_fraction)
+            mentions[split].extend(_mentions(synset, senses, morphy))
+    dropped = _keep_texts_apart(mentions)
+
+    jsonl.write_entities(
+        entities_path,
+        (
+            Entity(synset.id, synset.lemmas[0], synset.lemmas[1:], synset.definition)
+            for pos in POS
+            for synset in synsets[pos].values()
+        ),
+    )
+    for split in SPLITS:
+        jsonl.write_mentions(mentions_paths[split], mentions[split])
+    facts: dict[str, object] = {
+        "fingerprint": fingerprint,
+        "source": _version(directory),
+        "entities": sum(map(len, synsets.values())),
+        "mentions": {split: len(mentions[split]) for split in SPLITS},
+        "shared_text_dropped": dropped,
+    }
+    temporary = sidecar.with_suffix(".tmp")
+    temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, sidecar)
+    return facts
+
+
+def _read_data(path: pathlib.Path, pos: str) -> dict[str, Synset]:
+    """Reads a data file: synsets by id, in the file's order."""
+    synsets = {}
+    position = 0
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            offset, position = position, position + len(line)
+            if line.startswith(b"  "):  # the licence
+                continue
+            try:
+                synset = _parse_synset(line, offset, pos)
+            except (ValueError, IndexError) as error:
+                raise UserError(
+                    f"{path}:{number}: damaged WordNet file ({error}); get it anew"
+                ) from None
+            synsets[synset.id] = synset
+    if not synsets:
+        raise UserError(f"{path}: no synsets in it; get the WordNet files anew")
+    return synsets
+
+
+def _parse_synset(line: bytes, offset: int, pos: str) -> Synset:
+    """Parses a line of a data file, which must start at byte `offset` of it."""
+    if not line.endswith(b"\n"):
+        raise ValueError("the line is cut short")
+    head, bar, gloss = line.decode("utf-8").partition("| ")
+    fields = head.split()
+    if not bar or fields[0] != f"{offset:08d}":
+        raise ValueError(
+            f"expected a synset of offset {offset:08d}, found {line[:20]!r}"
+        )
+    words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+    if not words or len(words) != int(fields[3], 16):
+        raise ValueError(f"expected {fields[3]} words (hexadecimal)")
+    lemmas = [_MARKER.sub("", word).replace("_", " ") for word in words]
+    definition, examples = split_gloss(gloss)
+    return Synset(
+        _synset_id(fields[0], pos), tuple(dict.fromkeys(lemmas)), definition, examples
+    )
+
+
+def _synset_id(offset: str, pos: str) -> str:
+    """'n02084071': the part of speech and the offset, one id for each synset.
+
+    Satellite adjectives are in data.adj, too, and count as adjectives.
+    """
+    return POS[pos] + offset
+
+
+def _read_index(
+    path: pathlib.Path, pos: str, synsets: dict[str, Synset]
+) -> dict[str, tuple[str, ...]]:
+    """Reads an index file: synset ids by lemma (lower case), in sense order."""
+    senses = {}
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.startswith(b"  "):
+                continue
+            try:
+                fields = line.decode("utf-8").split()
+                count = int(fields[2])
+                ids = tuple(_synset_id(offset, pos) for offset in fields[-count:])
+                if not count or len(fields) < 6 + count:
+                    raise ValueError(f"expected {fields[2]} synset offsets")
+                for synset_id in ids:
+                    if synset_id not in synsets:
+                        raise ValueError(
+                            f"data.{pos} has no synset at offset {synset_id[1:]}"
+                        )
+            except (ValueError, IndexError) as error:
+                raise UserError(
+                    f"{path}:{number}: damaged WordNet file ({error}); get it anew"
+                ) from None
+            senses[fields[0].replace("_", " ")] = ids
+    return senses
+
+
+def split_gloss(gloss: str) -> tuple[str, tuple[str, ...]]:
+    """Splits a gloss into its definition and its quoted usage examples.
+
+    Examples start at the first quote outside parentheses that follows punctuation;
+    'the phrase "make strides"' is part of the definition. What stands between and
+    after the examples is their attribution ('- Shakespeare') and is left out. Where
+    quotes do not pair off, as in a score of glosses, no example is trusted.
+    """
+    gloss = gloss.strip()
+    parts = gloss.split('"')
+    before = parts[0]
+    for index in range(1, len(parts)):
+        stem = before.rstrip()
+        outside = before.count("(") <= before.count(")")
+        # Quotes inside the definition come in pairs, so an example opens at an odd
+        # index.
+        if index % 2 and outside and (not stem or stem.endswith(_BEFORE_EXAMPLE)):
+            balanced = len(parts) % 2 == 1
+            examples = [" ".join(part.split()) for part in parts[index::2]]
+            definition = stem.removesuffix("e.g.").rstrip(" ;:,")
+            return definition, tuple(filter(None, examples)) if balanced else ()
+        before += '"' + parts[index]
+    return gloss.rstrip(" ;"), ()
+
+
+def _mentions(
+    synset: Synset, senses: dict[str, tuple[str, ...]], morphy: Morphy
+) -> Iterator[Mention]:
+    """Yields an ambiguous mention for each example and each lemma found in it."""
+    for example in dict.fromkeys(synset.examples):
+        tokens = [
+            (token.group().lower(), token.start(), token.end())
+            for token in _TOKEN.finditer(example)
+        ]
+        spans = set()
+        for lemma in synset.lemmas:
+            candidates = senses.get(lemma.lower(), ())
+            if len(candidates) < 2 or synset.id not in candidates:
+                continue
+            span = find_lemma(lemma, example, tokens, morphy)
+            if span and span not in spans:
+                spans.add(span)
+                yield Mention(example, *span, synset.id, candidates)
+
+
+def find_lemma(
+    lemma: str, text: str, tokens: list[tuple[str, int, int]], morphy: Morphy
+) -> tuple[int, int] | None:
+    """Finds the first place where whole words of a text are a lemma.
+
+    The lemma as it is goes before its inflected forms; any word of a lemma of many
+    words may be inflected ('men of letters', 'gave up').
+
+    Args:
+      lemma: E.g. 'give up'.
+      text: The text.
+      tokens: Its words in lower case, each with its start and end.
+      morphy: Inflections of the lemma's part of speech.
+
+    Returns:
+      Start and end of the lemma in the text, or None.
+    """
+    words = _TOKEN.findall(lemma.lower())
+    if not words:
+        return None
+    inflected = None
+    for first in range(len(tokens) - len(words) + 1):
+        window = tokens[first : first + len(words)]
+        if any(
+            word not in morphy.base_forms(token)
+            for word, (token, _, _) in zip(words, window, strict=True)
+        ):
+            continue
+        if any(
+            not _JOINT.fullmatch(text, left[2], right[1])
+            for left, right in zip(window, window[1:], strict=False)
+        ):
+            continue
+        span = window[0][1], window[-1][2]
+        if all(word == token for word, (token, _, _) in zip(words, window, strict=True)):
+            return span
+        inflected = inflected or span
+    return inflected
+
+
+def _keep_texts_apart(mentions: dict[str, list[Mention]]) -> int:
+    """Takes out of train what is in dev or test, and out of dev what is in test.
+
+    A sentence may illustrate several synsets. Returns the number of mentions dropped.
+    """
+    dropped = 0
+    held_out: set[str] = set()
+    for split in ("test", "dev", "train"):
+        kept = [m for m in mentions[split] if m.text.casefold() not in held_out]
+        dropped += len(mentions[split]) - len(kept)
+        mentions[split] = kept
+        held_out.update(mention.text.casefold() for mention in kept)
+    return dropped
+
+
+def _version(directory: pathlib.Path) -> str:
+    """The version as the licence at the top of data.noun has it, e.g. 'WordNet 3.0'."""
+    with open(directory / "data.noun", encoding="utf-8") as file:
+        found = re.search(r"WordNet \d[\d.]*\d", file.read(4000))
+    return found.group() if found else "WordNet"

@@ -1,0 +1,1 @@
+"""From mentions and entities to tensors: feature spec, tokenizer, pairs, records."""

@@ -1,0 +1,334 @@
+"""Links mentions with an exported artifact: candidates in, ranked candidates out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import shutil
+import sys
+import tempfile
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tabulate import tabulate
+
+from bert_export.config import Config, resolve
+from bert_export.corpus import jsonl
+from bert_export.corpus.aliases import AliasTable
+from bert_export.corpus.corpus import entity_text, load_corpus
+from bert_export.corpus.records import BadRecords, Entity, Mention
+from bert_export.errors import StageError, UserError
+from bert_export.export import saved_model
+from bert_export.features.pairs import PairEncoder
+from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import load_vocab
+from bert_export.release import manifest
+
+# Mentions a request.
+_BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A candidate as the model ranks it."""
+
+    entity: Entity
+    score: float  # log-odds that it is the entity meant
+    probability: float  # the same as a probability
+    share: float  # softmax of the score among the mention's candidates
+    prior_rank: int  # its place in the corpus's order, from 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkedMention:
+    """A mention with its candidates, best first."""
+
+    mention: Mention
+    candidates: list[Candidate]
+    is_nil: bool
+
+    @property
+    def prediction(self) -> str | None:
+        """The entity id that the mention is linked to; None for NIL."""
+        return None if self.is_nil else self.candidates[0].entity.id
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with stable keys."""
+        return {
+            "text": self.mention.text,
+            "start": self.mention.start,
+            "end": self.mention.end,
+            "gold": self.mention.gold,
+            "prediction": self.prediction,
+            "candidates": [
+                {
+                    "id": candidate.entity.id,
+                    "name": candidate.entity.name,
+                    "score": candidate.score,
+                    "probability": candidate.probability,
+                    "share": candidate.share,
+                    "prior_rank": candidate.prior_rank,
+                }
+                for candidate in self.candidates
+            ],
+        }
+
+
+class ArtifactLinker:
+    """A SavedModel, the tokenizer it was trained with, and entities to link to."""
+
+    def __init__(
+        self, artifact: Path, entities: str | None = None, workdir: str | None = None
+    ) -> None:
+        """Loads everything.
+
+        Args:
+          artifact: a version directory.
+          entities: a JSON Lines file of entities; None for those of the corpus that
+            the artifact was trained on.
+          workdir: where that corpus was built, if it had to be built.
+
+        Raises:
+          UserError: the artifact or the entities cannot be read.
+        """
+        described = manifest.read(artifact)
+        config: Config = resolve(described["config"])
+        bad = BadRecords(config.corpus.max_bad_records)
+        if entities is not None:
+            self.entities = {e.id: e for e in jsonl.read_entities(entities, bad)}
+        elif config.corpus.builder == "wordnet" and workdir is None:
+            raise UserError(
+                "link: name the entities with --entities=FILE, or the --workdir in "
+                "which the WordNet corpus was built"
+            )
+        else:
+            corpus = load_corpus(config.corpus, Path(workdir or "."), bad)
+            self.entities = corpus.entities
+        self._aliases = AliasTable(
+            self.entities.values(), config.corpus.max_candidates
+        )
+        self._fields = config.features.candidate_fields
+        self._spec = FeatureSpec.from_config(config.features)
+        vocab = load_vocab(artifact / saved_model.ASSETS_EXTRA / saved_model.VOCAB_FILE)
+        self._encoder = PairEncoder(vocab, config.features)
+        nil = described["metrics"].get("nil")
+        self._nil_threshold = nil["threshold"] if nil else 0.0
+        try:
+            self._model = tf.saved_model.load(str(artifact))
+        except Exception as error:
+            raise UserError(
+                f"{artifact}: TensorFlow cannot load it: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        self._signature = self._model.signatures[saved_model.TENSORS_SIGNATURE]
+
+    def link(self, mentions: Iterable[Mention]) -> Iterator[LinkedMention]:
+        """Ranks each mention's candidates, or those of the alias table.
+
+        A mention is NIL if it has no candidate, or none with a link probability of
+        the threshold that was chosen on dev mentions.
+
+        Raises:
+          UserError: a mention has no word piece, or too many for the model.
+        """
+        iterator = iter(mentions)
+        while batch := list(itertools.islice(iterator, _BATCH)):
+            yield from self._link_batch(batch)
+
+    def _link_batch(self, mentions: list[Mention]) -> Iterator[LinkedMention]:
+        candidates = [
+            mention.candidates
+            if mention.candidates is not None
+            else self._aliases.lookup(mention.surface)
+            for mention in mentions
+        ]
+        scores, probabilities = self._score(mentions, candidates)
+        first = 0
+        for mention, ids in zip(mentions, candidates, strict=True):
+            rows = slice(first, first + len(ids))
+            first += len(ids)
+            yield self._ranked(mention, ids, scores[rows], probabilities[rows])
+
+    def _score(
+        self, mentions: list[Mention], candidates: list[tuple[str, ...]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[pairs] log-odds and [pairs] probabilities of all candidates in a row."""
+        pairs = [
+            (mention, entity_text(self.entities[entity_id], self._fields))
+            for mention, ids in zip(mentions, candidates, strict=True)
+            for entity_id in ids
+        ]
+        if not pairs:
+            return np.zeros(0), np.zeros(0)
+        encoded = self._encoder(
+            tf.constant([mention.text for mention, _ in pairs]),
+            tf.constant([mention.start for mention, _ in pairs]),
+            tf.constant([mention.end for mention, _ in pairs]),
+            tf.constant([text for _, text in pairs]),
+        )
+        for (mention, _), ok in zip(pairs, encoded.ok.numpy(), strict=True):
+            if not ok:
+                raise UserError(
+                    f"link: the mention {mention.surface!r} in {mention.text!r} has no "
+                    f"word piece, or more than fit max_seq_length "
+                    f"{self._spec.max_seq_length}"
+                )
+        ids = encoded.input_ids.to_tensor()
+        mask = tf.sequence_mask(encoded.input_ids.row_lengths(), dtype=tf.int64)
+        inputs = {
+            self._spec.input_ids: ids,
+            self._spec.input_mask: mask,
+            self._spec.segment_ids: encoded.segment_ids.to_tensor(),
+        }
+        spans = (encoded.start_ps, encoded.end_ps)
+        inputs.update(zip(self._spec.span_fields, spans, strict=False))
+        try:
+            outputs = self._signature(**inputs)
+        except tf.errors.OpError as error:
+            raise StageError(f"link: the artifact failed: {error.message}") from error
+        probabilities = outputs[saved_model.PROBABILITIES].numpy()
+        return outputs[saved_model.SCORE].numpy(), probabilities[:, 1]
+
+    def _ranked(
+        self,
+        mention: Mention,
+        ids: tuple[str, ...],
+        scores: np.ndarray,
+        probabilities: np.ndarray,
+    ) -> LinkedMention:
+        shares = tf.nn.softmax(scores).numpy() if len(ids) else scores
+        candidates = [
+            Candidate(
+                self.entities[ids[index]],
+                float(scores[index]),
+                float(probabilities[index]),
+                float(shares[index]),
+                index + 1,
+            )
+            for index in np.argsort(-scores, kind="stable")
+        ]
+        is_nil = not candidates or candidates[0].probability < self._nil_threshold
+        return LinkedMention(mention, candidates, is_nil)
+
+
+def read_input(
+    texts: list[str], path: str | None, entities: Container[str]
+) -> Iterator[Mention]:
+    """Mentions from marked sentences, then from a file of them or of JSON Lines.
+
+    Args:
+      texts: sentences with the mention in [[double brackets]].
+      path: a file of such sentences, one a line, or of mentions as JSON Lines; '-'
+        for standard input; None for no file.
+      entities: the ids that the JSON Lines may name.
+
+    Raises:
+      UserError: the file cannot be read or a line has no mention; it says which.
+    """
+    for text in texts:
+        yield jsonl.parse_marked_text(text)
+    if path is None:
+        return
+    with contextlib.ExitStack() as stack:
+        if path == "-":
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(suffix="-stdin"))
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+            path = copy.name
+        if _is_json_lines(path):
+            yield from jsonl.read_mentions(path, BadRecords(), entities)
+        else:
+            yield from _marked_lines(path)
+
+
+def _is_json_lines(path: str) -> bool:
+    """Whether the file is gzip, as only JSON Lines may be, or starts with a brace."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise UserError(f"link: cannot read {path}: {error.strerror}") from error
+    return head.startswith(b"\x1f\x8b") or head.lstrip().startswith(b"{")
+
+
+def _marked_lines(path: str) -> Iterator[Mention]:
+    with open(path, encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield jsonl.parse_marked_text(line.strip())
+                    except UserError as error:
+                        raise UserError(f"{path}:{number}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"link: {path} is not UTF-8: {error}") from error
+
+
+def table(linked: Iterable[LinkedMention], top: int) -> str:
+    """Ranked candidates for people: a block a mention, and a line of totals.
+
+    Where the gold entity is known, it is marked, and the totals compare the links
+    with always taking the corpus's first candidate (the most frequent sense).
+    """
+    width = max(60, shutil.get_terminal_size((100, 24)).columns)
+    blocks, golds, right, first_right = [], 0, 0, 0
+    for result in linked:
+        mention = result.mention
+        if mention.gold is not None:
+            golds += 1
+            right += result.prediction == mention.gold
+            first_right += any(
+                candidate.prior_rank == 1 and candidate.entity.id == mention.gold
+                for candidate in result.candidates
+            )
+        blocks.append(_block(result, top, width))
+    if golds:
+        blocks.append(
+            tabulate(
+                [
+                    ["linked right", f"{right} of {golds}"],
+                    ["first candidate right", f"{first_right} of {golds}"],
+                ],
+                tablefmt="plain",
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def _block(result: LinkedMention, top: int, width: int) -> str:
+    mention = result.mention
+    marked = (
+        f"{mention.text[: mention.start]}[[{mention.surface}]]"
+        f"{mention.text[mention.end :]}"
+    )
+    verdict = ""
+    if mention.gold is not None:
+        verdict = "  ✓" if result.prediction == mention.gold else "  ✗"
+    title = f"{marked}{verdict}"
+    if not result.candidates:
+        return f"{title}\n  NIL: no entity has this name"
+    if result.is_nil:
+        title += "\n  NIL: no candidate is likely enough"
+    rows = [
+        [
+            rank,
+            f"{100 * candidate.share:.1f} %",
+            f"{candidate.probability:.3f}",
+            candidate.prior_rank,
+            _shortened(entity_text(candidate.entity), width - 45),
+            "← gold" if candidate.entity.id == mention.gold else "",
+        ]
+        for rank, candidate in enumerate(result.candidates, 1)
+        if rank <= top or candidate.entity.id == mention.gold
+    ]
+    headers = ["rank", "share", "probability", "prior", "candidate", ""]
+    body = tabulate(rows, headers=headers, disable_numparse=True)
+    return title + "\n" + "\n".join("  " + line for line in body.splitlines())
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 1)] + "…"

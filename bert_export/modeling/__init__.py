@@ -1,0 +1,1 @@
+"""BERT encoder, linker head, weight import and optimizer."""

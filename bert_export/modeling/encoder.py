@@ -1,0 +1,267 @@
+"""The BERT encoder (arXiv:1810.04805): padding-free, and plainly padded.
+
+Variables have the names of Google's checkpoints (`bert/encoder/layer_0/...`). There is
+no pooler: heads read the last hidden states.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from bert_export.modeling.bert_config import BertConfig
+from bert_export.modeling.layers import Dense, LayerNorm, dropout, weights
+from bert_export.modeling.packing import Packing, Padding
+
+# Added to the attention scores of empty slots; softmax turns it into exactly 0.
+MASKED = -1e9
+
+
+class Embeddings(tf.Module):
+    """Word, position and segment embeddings, summed and normalised."""
+
+    def __init__(self, name: str, config: BertConfig):
+        super().__init__()
+        self.dropout = config.hidden_dropout_prob
+        self.word = weights(
+            f"{name}/word_embeddings", [config.vocab_size, config.hidden_size], config
+        )
+        self.position = weights(
+            f"{name}/position_embeddings",
+            [config.max_position_embeddings, config.hidden_size],
+            config,
+        )
+        self.segment = weights(
+            f"{name}/token_type_embeddings",
+            [config.type_vocab_size, config.hidden_size],
+            config,
+        )
+        self.norm = LayerNorm(f"{name}/LayerNorm", config)
+
+    def __call__(
+        self, ids: tf.Tensor, positions: tf.Tensor, segments: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """Integer tensors `[tokens]` to `[tokens, hidden]`."""
+        # TensorFlow's error for an index out of range quotes these names.
+        summed = (
+            tf.gather(self.word, ids, name="input_ids_below_vocab_size")
+            + tf.gather(
+                self.position,
+                positions,
+                name="positions_below_max_position_embeddings",
+            )
+            + tf.gather(
+                self.segment, segments, name="segment_ids_below_type_vocab_size"
+            )
+        )
+        return dropout(self.norm(summed), self.dropout, training)
+
+
+class SelfAttention(tf.Module):
+    """Multi-head scaled dot-product attention, without its output layer."""
+
+    def __init__(self, name: str, config: BertConfig):
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.query = Dense(f"{name}/query", size, size, config)
+        self.key = Dense(f"{name}/key", size, size, config)
+        self.value = Dense(f"{name}/value", size, size, config)
+
+    def __call__(
+        self, x: tf.Tensor, layout: Packing | Padding, training: bool
+    ) -> tf.Tensor:
+        """Every token of `x` [tokens, hidden] attends to its own row; same shape."""
+        projections = (self.query, self.key, self.value)
+        # One matmul and one gather for all three.
+        projected = tf.nn.bias_add(
+            tf.matmul(x, tf.concat([p.kernel for p in projections], axis=1)),
+            tf.concat([p.bias for p in projections], axis=0),
+        )
+        query, key, value = tf.split(layout.unpack(projected), 3, axis=1)
+        return layout.pack(self._attend(query, key, value, layout.mask, training))
+
+    def read(
+        self,
+        x: tf.Tensor,
+        readers: tf.Tensor,
+        layout: Packing | Padding,
+        training: bool,
+    ) -> tf.Tensor:
+        """Only `readers` [batch * reads, hidden] attend to `x`; same shape."""
+        return self._attend(
+            self.query(readers),
+            layout.unpack(self.key(x)),
+            layout.unpack(self.value(x)),
+            layout.mask,
+            training,
+        )
+
+    def _attend(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        mask: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
+        """Softmax attention within each row.
+
+        Args:
+          query: [batch * queries, hidden].
+          key: [batch * length, hidden].
+          value: [batch * length, hidden].
+          mask: [batch, length] float32.
+          training: whether dropout applies.
+
+        Returns:
+          The context of each query, [batch * queries, hidden].
+        """
+        batch = tf.shape(mask)[0]
+        query = self._heads(query, batch) * self.config.head_size**-0.5
+        scores = tf.matmul(query, self._heads(key, batch), transpose_b=True)
+        scores += (1.0 - mask[:, tf.newaxis, tf.newaxis, :]) * MASKED
+        probabilities = dropout(
+            tf.nn.softmax(scores), self.config.attention_probs_dropout_prob, training
+        )  # [batch, heads, queries, length]
+        context = tf.matmul(probabilities, self._heads(value, batch))
+        return tf.reshape(
+            tf.transpose(context, [0, 2, 1, 3]), [-1, self.config.hidden_size]
+        )
+
+    def _heads(self, x: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        """`[batch * length, hidden]` to `[batch, heads, length, head_size]`."""
+        length = tf.shape(x)[0] // tf.maximum(batch, 1)
+        shape = [
+            batch,
+            length,
+            self.config.num_attention_heads,
+            self.config.head_size,
+        ]
+        return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
+
+
+class Layer(tf.Module):
+    """One transformer layer: self-attention, then the feed-forward network."""
+
+    def __init__(self, name: str, config: BertConfig):
+        super().__init__()
+        self.dropout = config.hidden_dropout_prob
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.attention = SelfAttention(f"{name}/attention/self", config)
+        self.attention_output = Dense(
+            f"{name}/attention/output/dense", hidden, hidden, config
+        )
+        self.attention_norm = LayerNorm(f"{name}/attention/output/LayerNorm", config)
+        self.intermediate = Dense(f"{name}/intermediate/dense", hidden, inner, config)
+        self.output = Dense(f"{name}/output/dense", inner, hidden, config)
+        self.output_norm = LayerNorm(f"{name}/output/LayerNorm", config)
+
+    def __call__(
+        self, x: tf.Tensor, layout: Packing | Padding, training: bool
+    ) -> tf.Tensor:
+        """`[tokens, hidden]` to the same shape."""
+        return self._finish(x, self.attention(x, layout, training), training)
+
+    def read(
+        self,
+        x: tf.Tensor,
+        readers: tf.Tensor,
+        layout: Packing | Padding,
+        training: bool,
+    ) -> tf.Tensor:
+        """The layer's output for `readers` [batch * reads, hidden], rows of `x`."""
+        context = self.attention.read(x, readers, layout, training)
+        return self._finish(readers, context, training)
+
+    def _finish(self, x: tf.Tensor, context: tf.Tensor, training: bool) -> tf.Tensor:
+        """What follows attention, token by token: `[tokens, hidden]` throughout."""
+        attended = dropout(self.attention_output(context), self.dropout, training)
+        x = self.attention_norm(attended + x)
+        inner = tf.nn.gelu(self.intermediate(x))
+        return self.output_norm(dropout(self.output(inner), self.dropout, training) + x)
+
+
+class BertEncoder(tf.Module):
+    """Embeddings and transformer layers."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.embeddings = Embeddings("bert/embeddings", config)
+        self.layers = [
+            Layer(f"bert/encoder/layer_{n}", config)
+            for n in range(config.num_hidden_layers)
+        ]
+        self.hidden_size = config.hidden_size
+
+    def __call__(
+        self,
+        input_ids: tf.Tensor,
+        input_mask: tf.Tensor,
+        segment_ids: tf.Tensor,
+        reads: tf.Tensor,
+        training: bool = False,
+        padded: bool = False,
+    ) -> tf.Tensor:
+        """The last hidden states at some positions of each row.
+
+        The [CLS] position counts as real whatever the mask says, so that a row whose
+        mask is all zero gives finite numbers.
+
+        Args:
+          input_ids: [batch, seq_length] integers.
+          input_mask: [batch, seq_length] integers, 0 on what must not be seen. May
+            have holes; tokens keep their positions.
+          segment_ids: [batch, seq_length] integers.
+          reads: [batch, reads] integers. A position that is not a real token reads
+            position 0.
+          training: whether dropout applies.
+          padded: compute every position, in every layer. Same results, for
+            comparison.
+
+        Returns:
+          [batch, reads, hidden] float32.
+        """
+        batch, seq_length = tf.unstack(tf.shape(input_ids))
+        positions = tf.range(seq_length)
+        real = tf.logical_or(tf.not_equal(input_mask, 0), tf.equal(positions, 0))
+        reads = _real_positions(tf.cast(reads, tf.int32), positions, real)
+        # Places in [batch * seq_length].
+        places = tf.range(batch * seq_length)
+        read_places = tf.range(batch)[:, tf.newaxis] * seq_length + reads
+        if padded:
+            layout = Padding(tf.cast(real, tf.float32))
+            readers = tf.reshape(read_places, [-1])
+        else:
+            layout = Packing.of(real)
+            places = layout.source
+            readers = tf.gather(layout.number, tf.reshape(read_places, [-1]))
+        x = self.embeddings(
+            tf.gather(tf.reshape(input_ids, [-1]), places),
+            places % tf.maximum(seq_length, 1),
+            tf.gather(tf.reshape(segment_ids, [-1]), places),
+            training,
+        )
+        for layer in self.layers[:-1]:
+            x = layer(x, layout, training)
+        if padded:
+            states = tf.gather(self.layers[-1](x, layout, training), readers)
+        else:
+            # Nobody reads the other tokens' last states.
+            states = self.layers[-1].read(x, tf.gather(x, readers), layout, training)
+        shape = [batch, tf.shape(reads)[1], self.hidden_size]
+        return tf.reshape(states, shape)
+
+
+def _real_positions(
+    reads: tf.Tensor, positions: tf.Tensor, real: tf.Tensor
+) -> tf.Tensor:
+    """`reads` [batch, reads], with 0 for whatever is not the position of a real token.
+
+    Args:
+      reads: [batch, reads] int32, positions inside or outside the row.
+      positions: [seq_length] int32.
+      real: [batch, seq_length] bool.
+    """
+    match = tf.equal(reads[:, :, tf.newaxis], positions)  # [batch, reads, seq_length]
+    found = tf.reduce_any(tf.logical_and(match, real[:, tf.newaxis, :]), axis=2)
+    return tf.where(found, reads, tf.zeros_like(reads))

@@ -1,0 +1,59 @@
+"""The token-wise pieces of a BERT layer: dense, LayerNorm, dropout."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from bert_export.modeling.bert_config import BertConfig
+
+
+def weights(name: str, shape: list[int], config: BertConfig) -> tf.Variable:
+    """A new variable, named exactly `name`, drawn from BERT's truncated normal."""
+
+    def initial_value() -> tf.Tensor:
+        return tf.random.truncated_normal(shape, stddev=config.initializer_range)
+
+    return tf.Variable(initial_value, name=name, shape=shape, dtype=tf.float32)
+
+
+def constant(name: str, value: float, size: int) -> tf.Variable:
+    """A new variable [size], named exactly `name`, filled with `value`."""
+    return tf.Variable(lambda: tf.fill([size], value), name=name, shape=[size])
+
+
+class Dense(tf.Module):
+    """`x @ kernel + bias` over the last axis."""
+
+    def __init__(self, name: str, inputs: int, outputs: int, config: BertConfig):
+        super().__init__()
+        self.kernel = weights(f"{name}/kernel", [inputs, outputs], config)
+        self.bias = constant(f"{name}/bias", 0.0, outputs)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """`[..., inputs]` to `[..., outputs]`."""
+        # bias_add directly on a matmul is the pattern that grappler fuses.
+        return tf.nn.bias_add(tf.matmul(x, self.kernel), self.bias)
+
+
+class LayerNorm(tf.Module):
+    """Layer normalisation over the last axis (arXiv:1607.06450)."""
+
+    def __init__(self, name: str, config: BertConfig):
+        super().__init__()
+        self.epsilon = config.layer_norm_eps
+        self.gamma = constant(f"{name}/gamma", 1.0, config.hidden_size)
+        self.beta = constant(f"{name}/beta", 0.0, config.hidden_size)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """`[..., hidden]` to the same shape."""
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+        return tf.nn.batch_normalization(
+            x, mean, variance, self.beta, self.gamma, self.epsilon
+        )
+
+
+def dropout(x: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
+    """`x` with a part `rate` of its elements zeroed, the rest scaled up."""
+    if not training or rate == 0:
+        return x
+    return tf.nn.dropout(x, rate)

@@ -1,0 +1,66 @@
+"""AdamW as BERT is fine-tuned with it: warm-up, linear decay, gradient clipping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+BETA_1 = 0.9
+BETA_2 = 0.999
+EPSILON = 1e-6
+# Variables that weight decay leaves alone: biases and LayerNorm's scale and shift.
+NOT_DECAYED = re.compile(r"(^|/)(LayerNorm/(gamma|beta)|bias)$")
+
+
+def learning_rate_at(
+    step: tf.Tensor, peak: float, num_train_steps: int, num_warmup_steps: int
+) -> tf.Tensor:
+    """The learning rate of the step numbered `step`, from 0: a scalar float32.
+
+    It rises linearly to `peak` over the first `num_warmup_steps` steps, then falls
+    linearly, reaching 0 after `num_train_steps`. Unlike google-research/bert's, the
+    first step's rate is not 0 and there is no jump where the decay sets in.
+    """
+    step = tf.cast(step, tf.float32)
+    rising = (step + 1.0) / max(num_warmup_steps, 1)
+    falling = (num_train_steps - step) / max(num_train_steps - num_warmup_steps, 1)
+    return peak * tf.maximum(tf.minimum(tf.minimum(rising, falling), 1.0), 0.0)
+
+
+def create_train_op(
+    loss: tf.Tensor,
+    learning_rate: float,
+    num_train_steps: int,
+    num_warmup_steps: int,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+    variables: Sequence[tf.Variable] | None = None,
+) -> tf.Operation:
+    """One AdamW step (arXiv:1711.05101) in the current graph.
+
+    As in google-research/bert, gradients are first clipped by their global norm, the
+    moments of Adam (arXiv:1412.6980) are not corrected for their bias towards zero
+    (the warm-up does that service), epsilon is 1e-6, and weight decay spares biases
+    and LayerNorm. The moments are the variables `NAME/adam_m` and `NAME/adam_v`, saved
+    in checkpoints like all others.
+
+    Args:
+      loss: scalar.
+      learning_rate: its peak; see `learning_rate_at`.
+      num_train_steps: steps until the rate is 0.
+      num_warmup_steps: steps during which the rate rises.
+      weight_decay: decoupled from the gradient, times the learning rate.
+      clip_norm: the most the gradients' global norm may be.
+      variables: what to train; all trainable variables by default.
+
+    Returns:
+      An operation that updates the variables and increments the global step.
+    """
+    if variables is None:
+        variables = tf.compat.v1.trainable_variables()
+    step = tf.compat.v1.train.get_or_create_global_step()
+    rate = learning_rate_at(step, learning_rate, num_train_steps, num_warmup_steps)
+    gradients = tf.gradients(loss, variables)
+    return gradients

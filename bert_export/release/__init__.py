@@ -1,0 +1,1 @@
+"""Release: what an artifact promises, and where it is published."""

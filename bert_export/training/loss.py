@@ -1,0 +1,86 @@
+"""The linker's loss: candidates of a mention compete, each pair stays calibrated."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def link_scores(logits: tf.Tensor) -> tf.Tensor:
+    """The log-odds that each pair is a link.
+
+    Args:
+      logits: [pairs, 2] float32, for (no link, link).
+
+    Returns:
+      [pairs] float32; ranks a mention's candidates, and is the logit of the second
+      class's probability.
+    """
+    return logits[:, 1] - logits[:, 0]
+
+
+def mention_segments(mention_ids: tf.Tensor) -> tf.Tensor:
+    """Numbers the runs of equal ids 0, 1, 2, ... for the tf.math.segment_* family.
+
+    Args:
+      mention_ids: [pairs] int64; the pairs of one mention stand together.
+
+    Returns:
+      [pairs] int32, ascending.
+    """
+    starts = tf.cast(mention_ids[1:] != mention_ids[:-1], tf.int32)
+    return tf.concat([tf.zeros_like(mention_ids[:1], tf.int32), tf.cumsum(starts)], 0)
+
+
+def pointwise_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Mean cross-entropy of the pairs' labels: scalar from [pairs, 2] and [pairs]."""
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    )
+
+
+def listwise_loss(
+    scores: tf.Tensor, labels: tf.Tensor, mention_ids: tf.Tensor
+) -> tf.Tensor:
+    """Mean over mentions of -log softmax(scores of its candidates)[gold].
+
+    This is ListNet's top-one loss (Cao et al. 2007, "Learning to Rank: From Pairwise
+    Approach to Listwise Approach") with one relevant candidate. Mentions without a
+    gold among their candidates (NIL) have no term.
+
+    Args:
+      scores: [pairs] float32.
+      labels: [pairs] int64, 1 where the candidate is the gold entity.
+      mention_ids: [pairs] int64; the pairs of one mention stand together.
+
+    Returns:
+      Scalar float32; 0 when no mention of the batch has a gold.
+    """
+    segments = mention_segments(mention_ids)
+    highest = tf.stop_gradient(tf.math.segment_max(scores, segments))
+    exps = tf.exp(scores - tf.gather(highest, segments))
+    log_total = tf.math.log(tf.math.segment_sum(exps, segments)) + highest
+    is_gold = tf.cast(labels, scores.dtype)
+    gold_terms = is_gold * (tf.gather(log_total, segments) - scores)
+    return tf.math.divide_no_nan(tf.reduce_sum(gold_terms), tf.reduce_sum(is_gold))
+
+
+def top1_hits(
+    scores: tf.Tensor, labels: tf.Tensor, mention_ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whether each mention's gold has the highest score.
+
+    Args:
+      scores: [pairs] float32.
+      labels: [pairs] int64, 1 where the candidate is the gold entity.
+      mention_ids: [pairs] int64; the pairs of one mention stand together.
+
+    Returns:
+      (hits, weights), both [mentions] float32; the weight is 0 for mentions whose
+      gold is not among the candidates. Ties count as misses.
+    """
+    segments = mention_segments(mention_ids)
+    is_gold = tf.cast(labels, scores.dtype)
+    gold_score = tf.math.segment_sum(is_gold * scores, segments)
+    rivals = tf.where(labels > 0, tf.float32.min, scores)
+    hits = tf.cast(gold_score > tf.math.segment_max(rivals, segments), tf.float32)
+    return hits, tf.math.segment_max(is_gold, segments)

@@ -1,0 +1,1 @@
+"""Verification: an artifact is proven before anyone can serve it."""

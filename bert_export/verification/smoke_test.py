@@ -1,0 +1,721 @@
+"""Proves an exported artifact in a process of its own; imports nothing of ours.
+
+    python -I smoke_test.py ARTIFACT_DIR [--output=smoke_test.json]
+
+TensorFlow, numpy and the standard library are all that this script knows, as a
+serving host would. What the artifact promises is read from its manifest.json, what
+the trained model answered from its golden requests. Every check has a name and runs
+even if others failed, unless it needs what they could not provide.
+
+Exit code 0: all checks passed; 1: some failed; 2: bad usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# TensorFlow reads this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+FORMAT_VERSION = 1
+# Largest difference from the recorded predictions: absolute up to 1, relative above.
+TOLERANCE = 1e-5
+BATCH_SIZES = (1, 2, 33)
+TAG = "serve"
+EXAMPLES_SIGNATURE = "serving_default"
+TENSORS_SIGNATURE = "tensors"
+MANIFEST = "manifest.json"
+# Written after the manifest, hence not in it.
+NOT_LISTED = {MANIFEST, "smoke_test.json"}
+GOLDEN = "assets.extra/golden_requests.json"
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+
+# A row's features, each a list of integers; scalars are lists of one.
+Row = dict[str, list[int]]
+# A signature's inputs or outputs by name.
+Arrays = dict[str, np.ndarray]
+Predict = Callable[[Arrays], Arrays]
+
+
+class Failed(Exception):
+    """A check failed; the message says what was found and what was expected."""
+
+
+class Unknown(Exception):
+    """A check needs what an earlier one could not provide."""
+
+
+class Artifact(dict[str, Any]):
+    """What the checks have found out about an artifact so far, by name."""
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.directory = directory
+
+    def __missing__(self, key: str) -> Any:
+        raise Unknown(f"needs the {key}, which could not be had")
+
+
+# --- what is in the directory -------------------------------------------------------
+
+
+def check_manifest(artifact: Artifact) -> str:
+    """The manifest can be read and holds what the other checks need."""
+    manifest = json.loads((artifact.directory / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise Failed(
+            f"format_version {manifest['format_version']!r}, expected {FORMAT_VERSION}"
+        )
+    for key in ("contract", "max_seq_length", "features", "files"):
+        artifact[key] = manifest[key]
+    return f"{manifest['name']}, {len(manifest['files'])} files"
+
+
+def check_files(artifact: Artifact) -> str:
+    """Every file is there, has its size and sum, and there is no other."""
+    listed = artifact["files"]
+    found = {
+        path.relative_to(artifact.directory).as_posix(): path
+        for path in artifact.directory.rglob("*")
+        if path.is_file()
+    }
+    problems = [f"{name} is missing" for name in sorted(set(listed) - set(found))]
+    for name in sorted(set(found) - set(listed) - NOT_LISTED):
+        problems.append(f"{name} is not in the manifest")
+    for name in sorted(set(found) & set(listed)):
+        size, expected = found[name].stat().st_size, listed[name]["bytes"]
+        if size != expected:
+            problems.append(f"{name} has {size} bytes, expected {expected}")
+        elif _sha256(found[name]) != listed[name]["sha256"]:
+            problems.append(f"{name} was altered: its SHA-256 differs")
+    if problems:
+        raise Failed("; ".join(problems))
+    return f"{sum(entry['bytes'] for entry in listed.values()):,} bytes"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_golden(artifact: Artifact) -> str:
+    """The golden requests can be read, as bytes and as rows of features."""
+    requests = json.loads((artifact.directory / GOLDEN).read_text())["requests"]
+    if not requests:
+        raise Failed("no golden request")
+    features = artifact["features"]
+    names = [*sequence_fields(artifact), *features["span_fields"]]
+    examples, rows = [], []
+    for request in requests:
+        examples.append(base64.b64decode(request["example"]))
+        parsed = tf.train.Example.FromString(examples[-1]).features.feature
+        rows.append({name: list(parsed[name].int64_list.value) for name in names})
+    artifact["golden examples"] = examples
+    artifact["golden rows"] = [trim(artifact, row) for row in rows]
+    artifact["golden outputs"] = {
+        "probabilities": np.array([r["probabilities"] for r in requests], np.float32),
+        "score": np.array([r["score"] for r in requests], np.float32),
+    }
+    lengths = [len(row[features["input_ids"]]) for row in artifact["golden rows"]]
+    return f"{len(rows)} requests of {min(lengths)} to {max(lengths)} tokens"
+
+
+# --- what the SavedModel says about itself ------------------------------------------
+
+
+def check_graph(artifact: Artifact) -> str:
+    """saved_model.pb holds one graph, for serving."""
+    data = (artifact.directory / tf.saved_model.SAVED_MODEL_FILENAME_PB).read_bytes()
+    meta_graphs = saved_model_pb2.SavedModel.FromString(data).meta_graphs
+    artifact["meta graphs"] = meta_graphs
+    tags = [sorted(meta_graph.meta_info_def.tags) for meta_graph in meta_graphs]
+    if tags != [[TAG]]:
+        raise Failed(f"graphs tagged {tags}, expected {[[TAG]]}")
+    artifact["signatures"] = meta_graphs[0].signature_def
+    return f"{len(meta_graphs[0].graph_def.node):,} nodes, tagged {TAG!r}"
+
+
+def check_tpu(artifact: Artifact) -> str:
+    """No operation needs a TPU, in the graph or in a function."""
+    count = 0
+    for meta_graph in artifact["meta graphs"]:
+        graph = meta_graph.graph_def
+        functions = (node for f in graph.library.function for node in f.node_def)
+        for node in (*graph.node, *functions):
+            count += 1
+            if (
+                "TPU" in node.op
+                or "TPU" in node.device
+                or any(key.startswith("_tpu") for key in node.attr)
+            ):
+                raise Failed(f"operation {node.name!r} ({node.op}) is for a TPU")
+    return f"none among {count:,} operations"
+
+
+def check_signature_names(artifact: Artifact) -> str:
+    """The signatures are exactly the promised ones."""
+    # TensorFlow's own bookkeeping, not a signature that can be called.
+    found = set(artifact["signatures"]) - {"__saved_model_init_op"}
+    expected = set(artifact["contract"])
+    problems = [f"signature {name!r} is missing" for name in sorted(expected - found)]
+    problems += [f"unexpected signature {name!r}" for name in sorted(found - expected)]
+    if problems:
+        raise Failed("; ".join(problems))
+    return ", ".join(sorted(found))
+
+
+def check_signature(artifact: Artifact, signature: str) -> str:
+    """A signature's inputs and outputs have the promised names, dtypes and shapes."""
+    contract = artifact["contract"][signature]
+    if signature not in artifact["signatures"]:
+        raise Failed("missing")
+    definition = artifact["signatures"][signature]
+    problems = []
+    if definition.method_name != contract["method_name"]:
+        problems.append(
+            f"method {definition.method_name!r}, expected {contract['method_name']!r}"
+        )
+    for side in ("inputs", "outputs"):
+        found, expected = getattr(definition, side), contract[side]
+        for name in sorted(set(expected) - set(found)):
+            problems.append(f"{side[:-1]} {name!r} is missing")
+        for name in sorted(set(found) - set(expected)):
+            problems.append(f"unexpected {side[:-1]} {name!r}")
+        for name in sorted(set(found) & set(expected)):
+            for what, value in _tensor_info(found[name]).items():
+                if value != expected[name][what]:
+                    problems.append(
+                        f"{side[:-1]} {name!r} has {what} {value}, "
+                        f"expected {expected[name][what]}"
+                    )
+    if problems:
+        raise Failed("; ".join(problems))
+    return f"{', '.join(contract['inputs'])} -> {', '.join(contract['outputs'])}"
+
+
+def _tensor_info(info: Any) -> dict[str, Any]:
+    shape = info.tensor_shape
+    return {
+        "dtype": tf.as_dtype(info.dtype).name,
+        "shape": None if shape.unknown_rank else [axis.size for axis in shape.dim],
+    }
+
+
+def check_variables(artifact: Artifact) -> str:
+    """Every variable can be read and is finite."""
+    prefix = artifact.directory / "variables" / "variables"
+    reader = tf.train.load_checkpoint(str(prefix))
+    parameters = 0
+    for name in sorted(reader.get_variable_to_shape_map()):
+        value = reader.get_tensor(name)
+        parameters += value.size
+        if tf.as_dtype(value.dtype).is_floating:
+            broken = np.count_nonzero(~np.isfinite(value.astype(np.float32)))
+            if broken:
+                raise Failed(f"{name}: {broken} of {value.size} numbers are not finite")
+    return f"{parameters:,} numbers"
+
+
+# --- running it ---------------------------------------------------------------------
+
+
+def check_load(artifact: Artifact) -> str:
+    """Both of TensorFlow's loaders load it.
+
+    TF Serving restores the graph into a session and feeds tensors by name; Python
+    programs mostly call `tf.saved_model.load`, which cuts functions out of the graph.
+    """
+    started = time.monotonic()
+    path = str(artifact.directory)
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        meta_graph = tf.compat.v1.saved_model.load(session, [TAG], path)
+    loaded = tf.saved_model.load(path, tags=[TAG])
+    artifact["session"] = {
+        name: _session_predict(session, definition)
+        for name, definition in meta_graph.signature_def.items()
+    }
+    # Their names keep the functions' variables alive as long as `loaded` is.
+    artifact["loaded model"] = loaded
+    artifact["function"] = {
+        name: _function_predict(function)
+        for name, function in loaded.signatures.items()
+    }
+    return f"{time.monotonic() - started:.1f} s"
+
+
+def _session_predict(session: tf.compat.v1.Session, definition: Any) -> Predict:
+    outputs = {name: info.name for name, info in definition.outputs.items()}
+
+    def predict(inputs: Arrays) -> Arrays:
+        feed = {definition.inputs[name].name: inputs[name] for name in inputs}
+        return session.run(outputs, feed)
+
+    return predict
+
+
+def _function_predict(function: Any) -> Predict:
+    def predict(inputs: Arrays) -> Arrays:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in function(**tensors).items()}
+
+    return predict
+
+
+def sequence_fields(artifact: Artifact) -> list[str]:
+    """The names of the features that have one value a token."""
+    names = ("input_ids", "input_mask", "segment_ids")
+    return [artifact["features"][name] for name in names]
+
+
+def trim(artifact: Artifact, row: Row, length: int | None = None) -> Row:
+    """A row without padding, or padded with zeros to a length."""
+    mask = row[artifact["features"]["input_mask"]]
+    if length is None:
+        length = max((index + 1 for index, real in enumerate(mask) if real), default=0)
+    result = dict(row)
+    for name in sequence_fields(artifact):
+        result[name] = (row[name] + [0] * length)[:length]
+    return result
+
+
+def serialize(row: Mapping[str, Sequence[int]]) -> bytes:
+    """A row as a tf.Example."""
+    example = tf.train.Example()
+    for name, values in row.items():
+        example.features.feature[name].int64_list.value.extend(values)
+    return example.SerializeToString(deterministic=True)
+
+
+def encode(artifact: Artifact, signature: str, rows: Sequence[Row]) -> Arrays:
+    """Rows as a signature's inputs; raw tensors are padded to the longest row."""
+    if signature == EXAMPLES_SIGNATURE:
+        return {"examples": strings([serialize(row) for row in rows])}
+    inputs = {}
+    sequences = sequence_fields(artifact)
+    for name in (*sequences, *artifact["features"]["span_fields"]):
+        values = [row[name] for row in rows]
+        longest = max(map(len, values), default=0)
+        if name in sequences:
+            padded = [value + [0] * (longest - len(value)) for value in values]
+            inputs[name] = np.array(padded, np.int64).reshape(len(rows), longest)
+        else:
+            inputs[name] = np.array([value[0] for value in values], np.int64)
+    return inputs
+
+
+def strings(values: Sequence[bytes]) -> np.ndarray:
+    """Byte strings as an array [n] that TensorFlow takes for strings."""
+    return np.array(values, dtype=object)
+
+
+def compare(
+    artifact: Artifact, outputs: Arrays, picked: Sequence[int], what: str
+) -> float:
+    """Compares a signature's outputs with the recorded predictions.
+
+    Args:
+      artifact: has the golden outputs.
+      outputs: what the signature returned.
+      picked: which golden request each row is.
+      what: names the request in the failure's message.
+
+    Returns:
+      The largest difference.
+
+    Raises:
+      Failed: an output is missing, has another dtype or shape, or differs.
+    """
+    largest = 0.0
+    for name, golden in artifact["golden outputs"].items():
+        if name not in outputs:
+            raise Failed(f"{what}: no output {name!r}")
+        found, expected = outputs[name], golden[list(picked)]
+        if found.dtype != expected.dtype or found.shape != expected.shape:
+            raise Failed(
+                f"{what}: {name} is {found.dtype} {list(found.shape)}, "
+                f"expected {expected.dtype} {list(expected.shape)}"
+            )
+        difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+        # Written so that NaN fails.
+        if not np.all(difference <= TOLERANCE):
+            row = np.unravel_index(np.nanargmax(difference), difference.shape)[0]
+            raise Failed(
+                f"{what}: {name} differs by {np.max(difference):.3g} (allowed: "
+                f"{TOLERANCE:g}): row {row} is {found[row]}, expected {expected[row]}"
+            )
+        largest = max(largest, float(np.max(difference, initial=0)))
+    return largest
+
+
+def check_replay(artifact: Artifact, signature: str, loader: str) -> str:
+    """The golden requests give what the trained model gave."""
+    predict, count = artifact[loader][signature], len(artifact["golden rows"])
+    if signature == EXAMPLES_SIGNATURE:
+        # As recorded, byte for byte.
+        inputs = {"examples": strings(artifact["golden examples"])}
+    else:
+        inputs = encode(artifact, signature, artifact["golden rows"])
+    largest = compare(artifact, predict(inputs), range(count), f"{count} requests")
+    return f"largest difference {largest:.2g}"
+
+
+def check_batch_sizes(artifact: Artifact, signature: str) -> str:
+    """Batches of different sizes, each row in different company."""
+    predict, rows = artifact["session"][signature], artifact["golden rows"]
+    largest = 0.0
+    for size in BATCH_SIZES:
+        for first in range(0, len(rows), max(size, len(rows) // 4)):
+            picked = [(first + step) % len(rows) for step in range(size)]
+            inputs = encode(artifact, signature, [rows[index] for index in picked])
+            what = f"batch of {size}"
+            largest = max(largest, compare(artifact, predict(inputs), picked, what))
+    return f"sizes {', '.join(map(str, BATCH_SIZES))}; difference {largest:.2g}"
+
+
+def check_padding(artifact: Artifact, signature: str) -> str:
+    """Padding changes nothing, and rows of a batch may differ in it."""
+    predict, rows = artifact["session"][signature], artifact["golden rows"]
+    full = artifact["max_seq_length"]
+    padded = [trim(artifact, row, full) for row in rows]
+    # Shortest and longest rows side by side, every other one padded.
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i][_ids(artifact)]))
+    mixed = [by_length[(n // 2) if n % 2 else -1 - n // 2] for n in range(len(rows))]
+    largest = 0.0
+    for what, picked, batch in (
+        ("unpadded", range(len(rows)), rows),
+        (f"padded to {full}", range(len(rows)), padded),
+        ("mixed", mixed, [(padded if i % 2 else rows)[i] for i in mixed]),
+    ):
+        outputs = predict(encode(artifact, signature, batch))
+        largest = max(largest, compare(artifact, outputs, picked, what))
+    return f"unpadded, to {full}, mixed; difference {largest:.2g}"
+
+
+def _ids(artifact: Artifact) -> str:
+    return artifact["features"]["input_ids"]
+
+
+def check_empty_row(artifact: Artifact, signature: str) -> str:
+    """A row of zeros gives finite numbers and leaves the other rows' alone.
+
+    TF Serving fills batches up; such a row must not disturb real ones.
+    """
+    predict = artifact["session"][signature]
+    rows = artifact["golden rows"][:4]
+    length = max(len(row[_ids(artifact)]) for row in rows)
+    empty = {name: [0] * min(len(values), 1) for name, values in rows[0].items()}
+    empty = trim(artifact, empty, length)
+    for place in (0, len(rows) // 2, len(rows)):
+        batch = [*rows[:place], empty, *rows[place:]]
+        outputs = predict(encode(artifact, signature, batch))
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise Failed(f"with an empty row at {place}, {name} is not finite")
+        others = {name: np.delete(value, place, 0) for name, value in outputs.items()}
+        what = f"rows beside an empty one at {place}"
+        compare(artifact, others, range(len(rows)), what)
+    return "first, middle and last of a batch"
+
+
+def check_probabilities(artifact: Artifact, signature: str) -> str:
+    """Probabilities are some, and the score is their log odds."""
+    inputs = encode(artifact, signature, artifact["golden rows"])
+    outputs = artifact["session"][signature](inputs)
+    probabilities = outputs["probabilities"].astype(np.float64)
+    total = np.abs(probabilities.sum(axis=-1) - 1)
+    if not np.all(total <= TOLERANCE) or not np.all(probabilities >= 0):
+        raise Failed(f"a row of probabilities sums to 1 +- {np.max(total):.3g}")
+    # score = log p1 - log p0, compared where float32 does not run out of digits.
+    odds = 1 / (1 + np.exp(-outputs["score"].astype(np.float64)))
+    difference = np.abs(odds - probabilities[:, 1])
+    if not np.all(difference <= TOLERANCE):
+        row = int(np.argmax(difference))
+        raise Failed(
+            f"score {outputs['score'][row]} of row {row} is not the log odds of its "
+            f"probabilities {outputs['probabilities'][row]}"
+        )
+    return f"sums within {np.max(total):.2g}, score within {np.max(difference):.2g}"
+
+
+def check_label(artifact: Artifact, signature: str) -> str:
+    """The label may be left out, and changes nothing."""
+    predict, rows = artifact["session"][signature], artifact["golden rows"]
+    name = artifact["features"]["label_ids"]
+    for what, label in (
+        (f"without {name}", {}),
+        (f"{name} 0", {name: [0]}),
+        (f"{name} 1", {name: [1]}),
+    ):
+        inputs = encode(artifact, signature, [{**row, **label} for row in rows])
+        compare(artifact, predict(inputs), range(len(rows)), what)
+    return f"{name} left out, 0 and 1"
+
+
+def malformed_rows(artifact: Artifact) -> Iterator[tuple[str, Row]]:
+    """Rows that no signature may answer."""
+    row = artifact["golden rows"][0]
+    sequences, spans = sequence_fields(artifact), artifact["features"]["span_fields"]
+    length = len(row[_ids(artifact)])
+    mask = artifact["features"]["input_mask"]
+    too_long = {name: [1] * (artifact["max_seq_length"] + 1) for name in sequences}
+    yield "too long", {**row, **too_long}
+    yield "token id not in the vocabulary", {**row, _ids(artifact): [1 << 30] * length}
+    yield "negative token id", {**row, _ids(artifact): [-1] * length}
+    for name in spans:
+        yield f"{name} behind the row", {**row, name: [length]}
+        yield f"{name} negative", {**row, name: [-1]}
+        masked = {**row, name: [length - 1], mask: [1] * (length - 1) + [0]}
+        yield f"{name} on padding", masked
+    if len(spans) == 2:
+        yield "span that ends before it starts", {**row, spans[0]: [2], spans[1]: [1]}
+
+
+def malformed_requests(
+    artifact: Artifact, signature: str
+) -> Iterator[tuple[str, Arrays]]:
+    """Requests that a signature must refuse, each with a name."""
+    good = artifact["golden rows"][1 % len(artifact["golden rows"])]
+    row = artifact["golden rows"][0]
+    for what, bad in malformed_rows(artifact):
+        yield what, encode(artifact, signature, [good, bad])
+    sequences, spans = sequence_fields(artifact), artifact["features"]["span_fields"]
+    if signature == TENSORS_SIGNATURE:
+        for name in sequences:
+            inputs = encode(artifact, signature, [good, row])
+            inputs[name] = inputs[name][:, :-1]
+            yield f"{name} shorter than the others", inputs
+        inputs = encode(artifact, signature, [good, row])
+        none = {name: inputs[name][:, :0] for name in sequences}
+        yield "rows without tokens", {**inputs, **none}
+        for name in (*sequences, *spans):
+            inputs = encode(artifact, signature, [good, row])
+            inputs[name] = inputs[name][:-1]
+            yield f"{name} with a row fewer than the others", inputs
+        return
+    examples = [
+        ("garbage bytes", b"\xff\xfe not a tf.Example"),
+        ("empty bytes", b""),
+    ]
+    for name in (*sequences, *spans):
+        without = {key: value for key, value in row.items() if key != name}
+        examples.append((f"{name} missing", serialize(without)))
+        floats = tf.train.Example.FromString(serialize(without))
+        floats.features.feature[name].float_list.value.extend(map(float, row[name]))
+        examples.append((f"{name} as floats", floats.SerializeToString()))
+        examples.append((f"{name} empty", serialize({**row, name: []})))
+    for name in sequences:
+        shorter = serialize({**row, name: row[name][:-1]})
+        examples.append((f"{name} shorter than the others", shorter))
+    for name in spans:
+        examples.append((f"{name} twice", serialize({**row, name: row[name] * 2})))
+    for what, example in examples:
+        yield what, {"examples": strings([serialize(good), example])}
+
+
+def check_malformed(artifact: Artifact, signature: str) -> str:
+    """Malformed requests raise InvalidArgument; the next good one still works."""
+    predict, rows = artifact["session"][signature], artifact["golden rows"]
+    problems, count = [], 0
+    for what, inputs in malformed_requests(artifact, signature):
+        count += 1
+        try:
+            predict(inputs)
+            problems.append(f"{what}: answered, expected InvalidArgument")
+        except tf.errors.InvalidArgumentError:
+            pass
+        except Exception as error:
+            problems.append(
+                f"{what}: {type(error).__name__}, expected InvalidArgument "
+                f"({first_line(error)})"
+            )
+        outputs = predict(encode(artifact, signature, rows[:1]))
+        compare(artifact, outputs, [0], f"the request after {what!r}")
+    if problems:
+        raise Failed("; ".join(problems))
+    return f"{count} kinds refused"
+
+
+def check_warmup(artifact: Artifact) -> str:
+    """The warm-up requests are answered; TF Serving refuses the version otherwise."""
+    signatures = set()
+    for record in tf.data.TFRecordDataset(str(artifact.directory / WARMUP)):
+        # PredictionLog.predict_log.request, its model_spec and its map of inputs.
+        log = dict(wire_fields(record.numpy()))
+        request = list(wire_fields(dict(wire_fields(log[6]))[1]))
+        signature = dict(wire_fields(dict(request)[1]))[3].decode()
+        entries = [dict(wire_fields(value)) for field, value in request if field == 2]
+        inputs = {
+            entry[1].decode(): tf.make_ndarray(
+                tensor_pb2.TensorProto.FromString(entry[2])
+            )
+            for entry in entries
+        }
+        outputs = artifact["session"][signature](inputs)
+        if not all(np.isfinite(value).all() for value in outputs.values()):
+            raise Failed(f"{signature}: the warm-up request's answer is not finite")
+        signatures.add(signature)
+    if signatures != set(artifact["contract"]):
+        raise Failed(
+            f"requests for the signatures {sorted(signatures)}, expected some for "
+            f"each of {sorted(artifact['contract'])}"
+        )
+    return f"requests for {', '.join(sorted(signatures))}"
+
+
+def wire_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """The length-delimited fields of a serialized protocol buffer, in order.
+
+    Enough of https://protobuf.dev/programming-guides/encoding to read a warm-up
+    request without TF Serving's own package.
+    """
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while position < len(message):
+        key = varint()
+        if key & 7 != 2:
+            raise Failed(f"field {key >> 3} is of wire type {key & 7}, expected 2")
+        length = varint()
+        yield key >> 3, message[position : position + length]
+        position += length
+
+
+# --- the report ---------------------------------------------------------------------
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's message, cut to one line."""
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def run_check(
+    checks: list[dict[str, str]], name: str, function: Callable[..., str], *args: Any
+) -> None:
+    """Runs a check and adds its name, result and detail to the list."""
+    try:
+        result, detail = "passed", function(*args)
+    except Unknown as error:
+        result, detail = "skipped", str(error)
+    except Failed as error:
+        result, detail = "failed", str(error)
+    except Exception as error:
+        result, detail = "failed", f"{type(error).__name__}: {first_line(error)}"
+    checks.append({"name": name, "result": result, "detail": detail})
+
+
+def check_artifact(directory: Path) -> list[dict[str, str]]:
+    """Runs all checks on an artifact.
+
+    Args:
+      directory: the artifact.
+
+    Returns:
+      For each check, in order: `name`, `result` (passed, failed or skipped) and
+      `detail`.
+    """
+    artifact = Artifact(directory)
+    checks: list[dict[str, str]] = []
+    run_check(checks, "manifest", check_manifest, artifact)
+    run_check(checks, "files", check_files, artifact)
+    run_check(checks, "golden", check_golden, artifact)
+    run_check(checks, "graph", check_graph, artifact)
+    run_check(checks, "tpu", check_tpu, artifact)
+    run_check(checks, "signatures", check_signature_names, artifact)
+    signatures = (EXAMPLES_SIGNATURE, TENSORS_SIGNATURE)
+    for name in signatures:
+        run_check(checks, f"signature:{name}", check_signature, artifact, name)
+    run_check(checks, "variables", check_variables, artifact)
+    run_check(checks, "load", check_load, artifact)
+    for name in signatures:
+        for loader in ("session", "function"):
+            what = f"replay:{name}:{loader}"
+            run_check(checks, what, check_replay, artifact, name, loader)
+        run_check(checks, f"batch_sizes:{name}", check_batch_sizes, artifact, name)
+        run_check(checks, f"padding:{name}", check_padding, artifact, name)
+        run_check(checks, f"empty_row:{name}", check_empty_row, artifact, name)
+        run_check(checks, f"probabilities:{name}", check_probabilities, artifact, name)
+        run_check(checks, f"malformed:{name}", check_malformed, artifact, name)
+    run_check(checks, "label", check_label, artifact, EXAMPLES_SIGNATURE)
+    run_check(checks, "warmup", check_warmup, artifact)
+    return checks
+
+
+def check_isolation() -> str:
+    """This process imported no module of bert_export."""
+    ours = sorted(name for name in sys.modules if name.split(".")[0] == "bert_export")
+    if ours:
+        raise Failed(f"imported {', '.join(ours)}")
+    return "no module of bert_export"
+
+
+def format_table(checks: Sequence[Mapping[str, str]]) -> str:
+    """The checks as lines of name, result and detail."""
+    width = max(len(check["name"]) for check in checks)
+    return "\n".join(
+        f"{check['name']:{width}}  {check['result']:7}  {check['detail']}"
+        for check in checks
+    )
+
+
+def main() -> int:
+    """Tests the artifact that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("artifact_dir", type=Path)
+    parser.add_argument("--output", type=Path, help="where the result goes, as JSON")
+    args = parser.parse_args()
+    if not args.artifact_dir.is_dir():
+        parser.error(f"{args.artifact_dir}: not a directory")
+    tf.get_logger().setLevel(logging.ERROR)
+    started = time.monotonic()
+    checks = check_artifact(args.artifact_dir)
+    run_check(checks, "isolation", check_isolation)
+    passed = all(check["result"] == "passed" for check in checks)
+    result = {
+        "format_version": FORMAT_VERSION,
+        "passed": passed,
+        "seconds": round(time.monotonic() - started, 3),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "tensorflow": tf.__version__,
+        },
+        "checks": checks,
+    }
+    print(format_table(checks))
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
