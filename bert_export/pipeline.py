@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from bert_export.config import Config
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
 from bert_export.corpus.records import BadRecords
@@ -26,6 +28,10 @@ from bert_export.training import evaluation
 from bert_export.training.model_fn import ModelParams
 from bert_export.verification.run import run_smoke_test
 from bert_export.workdir import stage, summarize
+
+# Of the Estimator's messages only errors are for the person who waits; what the
+# stages have to say they print.
+tf.get_logger().setLevel("ERROR")
 
 EVALUATION_FILE = "evaluation.json"
 SPLITS = ("train", "dev", "test")
@@ -61,7 +67,6 @@ def prepare(config: Config, workdir: Path) -> Data:
     """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input."""
     with stage("prepare", workdir):
         vocab = load_vocab(weights.vocab_path(config.model))
-        spec = FeatureSpec.from_config(config.features)
         encoder = PairEncoder(vocab, config.features)
         bad = BadRecords(config.corpus.max_bad_records)
         corpus = load_corpus(config.corpus, workdir, bad)
@@ -109,8 +114,7 @@ def train(config: Config, workdir: Path, data: Data) -> None:
         params = dataclasses.replace(
             _model_params(config),
             num_train_steps=training.num_train_steps(config, data.train.num_mentions),
-            pretrained=pretrained
-            and weights.prepare_checkpoint(pretrained, workdir),
+            pretrained=pretrained and weights.prepare_checkpoint(pretrained, workdir),
         )
         estimator = training.create_estimator(
             config, params, workdir / "model", config.train.bfloat16
@@ -140,8 +144,9 @@ def choose_checkpoint(config: Config, workdir: Path) -> str:
             f"no checkpoint in {model_dir}; train first, or name one with "
             "--nodo_train --init_checkpoint=PREFIX"
         )
-    weights.check_trained(checkpoint, *_model_shape(config))
-    print(f"checkpoint: {checkpoint}")
+    params = _model_params(config)
+    weights.check_trained(checkpoint, params.bert, len(params.spec.span_fields))
+    print(f"checkpoint: {checkpoint} (step {training.global_step(checkpoint)})")
     return checkpoint
 
 
@@ -181,7 +186,11 @@ def export(config: Config, workdir: Path, data: Data, checkpoint: str) -> Path:
         )
         with publish.staging(export_dir, version) as staged:
             saved_model.export_saved_model(
-                estimator, params.spec, staged, checkpoint, weights.vocab_path(config.model)
+                estimator,
+                params.spec,
+                staged,
+                checkpoint,
+                weights.vocab_path(config.model),
             )
             golden = requests.record_golden(
                 estimator, checkpoint, examples, params.spec

@@ -71,9 +71,7 @@ class Corpus:
         return Mention(mention.text, mention.start, mention.end, gold, candidates)
 
 
-def load_corpus(
-    config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords
-) -> Corpus:
+def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) -> Corpus:
     """Opens the corpus that a config names; builds the WordNet corpus first.
 
     Args:
@@ -94,7 +92,8 @@ def load_corpus(
             config.test_fraction,
         )
         files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
-        return Corpus(config, {"entities": directory / "entities.jsonl.gz"} | files, bad)
+        files["entities"] = directory / "entities.jsonl.gz"
+        return Corpus(config, files, bad)
     named = {
         "entities": config.entities,
         "mentions": config.mentions,

@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 _MARK = re.compile(r"\\([\[\]\\])|(\[\[)|(\]\](?!\]))")
 
 
-class _BadRecord(ValueError):
+class _BadRecordError(ValueError):
     """The reason why a line is no record."""
 
 
@@ -43,7 +43,9 @@ def read_entities(path: PathLike, bad: BadRecords) -> Iterator[Entity]:
     def convert(record: dict[str, Any]) -> Entity:
         entity = _entity(record)
         if entity.id in seen:
-            raise _BadRecord(f"duplicate entity id: {entity.id!r} was defined before")
+            raise _BadRecordError(
+                f"duplicate entity id: {entity.id!r} was defined before"
+            )
         seen.add(entity.id)
         return entity
 
@@ -154,10 +156,10 @@ def parse_marked_text(marked: str) -> Mention:
 def _entity(record: dict[str, Any]) -> Entity:
     entity_id = _string(record, "id")
     if not entity_id.strip():
-        raise _BadRecord("empty id")
+        raise _BadRecordError("empty id")
     name = _string(record, "name")
     if not name.strip():
-        raise _BadRecord("empty name")
+        raise _BadRecordError("empty name")
     aliases = _strings(record, "aliases", _get(record, "aliases"))
     return Entity(entity_id, name, aliases, _string(record, "description"))
 
@@ -165,33 +167,33 @@ def _entity(record: dict[str, Any]) -> Entity:
 def _mention(record: dict[str, Any], entities: Container[str]) -> Mention:
     text = _string(record, "text")
     if not text.strip():
-        raise _BadRecord("empty text")
+        raise _BadRecordError("empty text")
     start, end = _integer(record, "start"), _integer(record, "end")
     if start < 0 or end > len(text):
-        raise _BadRecord(
+        raise _BadRecordError(
             f"offsets outside the text: {start}..{end}, the text has {len(text)}"
             " characters"
         )
     if start >= end:
-        raise _BadRecord(f"empty mention: start {start} is not before end {end}")
+        raise _BadRecordError(f"empty mention: start {start} is not before end {end}")
     if not text[start:end].strip():
-        raise _BadRecord(f"blank mention: only white space at {start}..{end}")
+        raise _BadRecordError(f"blank mention: only white space at {start}..{end}")
     gold = _get(record, "gold")
     if gold is not None:
         if not isinstance(gold, str):
-            raise _BadRecord(_mistyped("gold", "a string or null", gold))
+            raise _BadRecordError(_mistyped("gold", "a string or null", gold))
         if gold not in entities:
-            raise _BadRecord(f"unknown gold: no entity has the id {gold!r}")
+            raise _BadRecordError(f"unknown gold: no entity has the id {gold!r}")
     candidates = record.get("candidates")
     if candidates is not None:
         candidates = _strings(record, "candidates", candidates)
         for candidate in candidates:
             if candidate not in entities:
-                raise _BadRecord(
+                raise _BadRecordError(
                     f"unknown candidate: no entity has the id {candidate!r}"
                 )
         if len(set(candidates)) < len(candidates):
-            raise _BadRecord(f"duplicate candidate: {list(candidates)}")
+            raise _BadRecordError(f"duplicate candidate: {list(candidates)}")
     return Mention(text, start, end, gold, candidates)
 
 
@@ -199,26 +201,26 @@ def _get(record: dict[str, Any], field: str) -> Any:
     try:
         return record[field]
     except KeyError:
-        raise _BadRecord(f"missing field {field!r}") from None
+        raise _BadRecordError(f"missing field {field!r}") from None
 
 
 def _string(record: dict[str, Any], field: str) -> str:
     value = _get(record, field)
     if not isinstance(value, str):
-        raise _BadRecord(_mistyped(field, "a string", value))
+        raise _BadRecordError(_mistyped(field, "a string", value))
     return value
 
 
 def _integer(record: dict[str, Any], field: str) -> int:
     value = _get(record, field)
     if type(value) is not int:  # JSON's true would pass isinstance
-        raise _BadRecord(_mistyped(field, "an integer", value))
+        raise _BadRecordError(_mistyped(field, "an integer", value))
     return value
 
 
 def _strings(record: dict[str, Any], field: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _BadRecord(_mistyped(field, "a list of strings", value))
+        raise _BadRecordError(_mistyped(field, "a list of strings", value))
     return tuple(value)
 
 
@@ -242,21 +244,23 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _BadRecord(
+        raise _BadRecordError(
             f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}"
             " of the line"
         ) from None
     except json.JSONDecodeError as error:
-        raise _BadRecord(f"broken JSON: {error.msg} at column {error.colno}") from None
+        raise _BadRecordError(
+            f"broken JSON: {error.msg} at column {error.colno}"
+        ) from None
     except ValueError as error:  # an integer of thousands of digits
-        raise _BadRecord(f"broken JSON: {error}") from None
+        raise _BadRecordError(f"broken JSON: {error}") from None
     except RecursionError:
-        raise _BadRecord("broken JSON: nested too deeply") from None
+        raise _BadRecordError("broken JSON: nested too deeply") from None
     if not isinstance(record, dict):
-        raise _BadRecord(f"not a JSON object: found {type(record).__name__}")
+        raise _BadRecordError(f"not a JSON object: found {type(record).__name__}")
     # Half a surrogate pair gets past the UTF-8 decoder only as an escape.
     if b"\\u" in line and not _encodable(json.dumps(record, ensure_ascii=False)):
-        raise _BadRecord(
+        raise _BadRecordError(
             "lone surrogate: a \\ud800..\\udfff escape without its other half; offsets"
             " count code points, so a pair must not be cut"
         )
@@ -279,7 +283,7 @@ def _read(
                     continue
                 try:
                     record = convert(_parse(line))
-                except _BadRecord as error:
+                except _BadRecordError as error:
                     bad.add(path, number, str(error))
                     continue
                 records += 1
@@ -298,17 +302,14 @@ def _read(
 
 @contextlib.contextmanager
 def _open(path: PathLike) -> Iterator[BinaryIO]:
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{os.fspath(path)}: {error.strerror or error}") from None
-    with file:
-        packed = file.peek(2)[:2] == _GZIP_MAGIC
-        if packed or os.fspath(path).endswith(".gz"):
-            with gzip.open(file) as unpacked:
-                yield unpacked  # type: ignore[misc]
-        else:
-            yield file
+    with contextlib.ExitStack() as stack:
+        try:
+            file: Any = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise UserError(f"{os.fspath(path)}: {error.strerror or error}") from None
+        if file.peek(2)[:2] == _GZIP_MAGIC or os.fspath(path).endswith(".gz"):
+            file = stack.enter_context(gzip.open(file))
+        yield file
 
 
 def _write(path: PathLike, records: Iterable[dict[str, Any]]) -> None:

@@ -71,8 +71,9 @@ class Morphy:
     def _derive(self, word: str) -> frozenset[str]:
         forms = {word} | self._exceptions.get(word, frozenset())
         for ending, base in self._endings:
-            if word.endswith(ending) and len(word) > len(ending) + 1:
-                forms.add(word[: -len(ending)] + base)
+            form = word.removesuffix(ending) + base
+            if word.endswith(ending) and len(form) > 1:
+                forms.add(form)
         for ending in self._doubling:
             stem = word.removesuffix(ending)
             if stem != word and len(stem) > 2 and stem[-1] == stem[-2]:

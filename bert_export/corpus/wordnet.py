@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -84,7 +85,8 @@ def build_wordnet(
     sidecar = out_dir / "wordnet.json"
     entities_path = out_dir / "entities.jsonl.gz"
     mentions_paths = {split: out_dir / f"mentions.{split}.jsonl.gz" for split in SPLITS}
-    if all(path.exists() for path in (sidecar, entities_path, *mentions_paths.values())):
+    written = (sidecar, entities_path, *mentions_paths.values())
+    if all(path.exists() for path in written):
         known = json.loads(sidecar.read_text(encoding="utf-8"))
         if known.get("fingerprint") == fingerprint:
             return known
@@ -272,16 +274,16 @@ def find_lemma(
         window = tokens[first : first + len(words)]
         if any(
             word not in morphy.base_forms(token)
-            for word, (token, _, _) in zip(words, window, strict=True)
+            for word, (token, _, _) in zip(words, window)
         ):
             continue
         if any(
             not _JOINT.fullmatch(text, left[2], right[1])
-            for left, right in zip(window, window[1:], strict=False)
+            for left, right in itertools.pairwise(window)
         ):
             continue
         span = window[0][1], window[-1][2]
-        if all(word == token for word, (token, _, _) in zip(words, window, strict=True)):
+        if all(word == token for word, (token, _, _) in zip(words, window)):
             return span
         inflected = inflected or span
     return inflected

@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_export.errors import StageError
 from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import load_vocab
 
 # Takes serialized tf.Examples.
 EXAMPLES_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -64,7 +65,7 @@ def export_saved_model(
     spec: FeatureSpec,
     staging_dir: str | os.PathLike[str],
     checkpoint_path: str,
-    vocab: str | os.PathLike[str] | None = None,
+    vocab: str | os.PathLike[str],
 ) -> Path:
     """Writes a checkpoint as a SavedModel, straight into a staging directory.
 
@@ -80,7 +81,8 @@ def export_saved_model(
       spec: the features it reads.
       staging_dir: an existing directory without a SavedModel.
       checkpoint_path: the checkpoint's prefix.
-      vocab: the vocabulary file, one word piece a line.
+      vocab: the vocabulary's file, as `load_vocab` reads it. It is written as
+        `vocab.txt`, one word piece a line, whatever its format was.
 
     Returns:
       `staging_dir`.
@@ -95,13 +97,15 @@ def export_saved_model(
     exported = estimator.export_savedmodel(
         str(parent),
         lambda: serving_input_receiver(spec),
-        assets_extra={VOCAB_FILE: os.fspath(vocab)} if vocab else None,
         checkpoint_path=checkpoint_path,
         strip_default_attrs=True,
     )
     for path in Path(os.fsdecode(exported)).iterdir():
         path.rename(staging / path.name)
     shutil.rmtree(parent)
+    vocab_path = staging / ASSETS_EXTRA / VOCAB_FILE
+    vocab_path.parent.mkdir()
+    vocab_path.write_bytes("".join(f"{p}\n" for p in load_vocab(vocab)).encode())
     _name_signatures(staging / tf.saved_model.SAVED_MODEL_FILENAME_PB)
     return staging
 

@@ -62,5 +62,67 @@ def create_train_op(
         variables = tf.compat.v1.trainable_variables()
     step = tf.compat.v1.train.get_or_create_global_step()
     rate = learning_rate_at(step, learning_rate, num_train_steps, num_warmup_steps)
-    gradients = tf.gradients(loss, variables)
-    return gradients
+    gradients = [
+        _dense(gradient, variable)
+        for gradient, variable in zip(
+            tf.gradients(loss, variables), variables, strict=True
+        )
+    ]
+    gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
+    updates = [
+        _adam_step(
+            variable,
+            gradient,
+            rate,
+            0.0 if NOT_DECAYED.search(variable.op.name) else weight_decay,
+        )
+        for variable, gradient in zip(variables, gradients, strict=True)
+    ]
+    with tf.control_dependencies(updates):
+        return step.assign_add(1, read_value=False)
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices | None, variable: tf.Variable):
+    """The gradient as one tensor of the variable's shape.
+
+    The gradient of a gathered table names only the rows that were read, some of them
+    repeatedly; a norm needs their sums, and Adam moves the other rows, too.
+    """
+    if gradient is None:
+        raise ValueError(f"the loss does not depend on {variable.op.name}")
+    return tf.convert_to_tensor(gradient)
+
+
+def _adam_step(
+    variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, weight_decay: float
+) -> tf.Operation:
+    """Updates one variable and its two moments in one pass."""
+    first, second = (
+        tf.Variable(
+            lambda: tf.zeros(variable.shape),
+            trainable=False,
+            name=f"{variable.op.name}/{moment}",
+            shape=variable.shape,
+        )
+        for moment in ("adam_m", "adam_v")
+    )
+    if weight_decay:
+        decayed = variable.assign(
+            variable * (1.0 - rate * weight_decay), read_value=False
+        )
+    else:
+        decayed = tf.no_op()
+    # The gradient read the old value.
+    with tf.control_dependencies([gradient, decayed]):
+        return tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=first.handle,
+            v=second.handle,
+            beta1_power=0.0,  # With powers of 0 there is no bias correction.
+            beta2_power=0.0,
+            lr=rate,
+            beta1=BETA_1,
+            beta2=BETA_2,
+            epsilon=EPSILON,
+            grad=gradient,
+        )

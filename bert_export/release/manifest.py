@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,13 +17,13 @@ import tensorflow as tf
 from bert_export.errors import UserError
 from bert_export.export import saved_model
 from bert_export.features.spec import FeatureSpec
+from bert_export.files import sha256_file, write_text
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 # Written after the manifest, hence not in it.
 _NOT_LISTED = (MANIFEST_FILE, "smoke_test.json")
-_BLOCK = 1 << 20
 _METHOD = "tensorflow/serving/predict"
 _PACKAGES = (
     "bert-export",
@@ -76,12 +75,8 @@ def list_files(artifact_dir: str | os.PathLike[str]) -> dict[str, dict[str, Any]
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root).as_posix()
         if path.is_file() and relative not in _NOT_LISTED:
-            digest = hashlib.sha256()
-            with path.open("rb") as stream:
-                while block := stream.read(_BLOCK):
-                    digest.update(block)
             files[relative] = {
-                "sha256": digest.hexdigest(),
+                "sha256": sha256_file(path),
                 "bytes": path.stat().st_size,
             }
     return files
@@ -134,7 +129,7 @@ def write(artifact_dir: str | os.PathLike[str], manifest: Mapping[str, Any]) -> 
     """Writes a manifest into its artifact; returns the file."""
     path = Path(artifact_dir) / MANIFEST_FILE
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     return path
 
 

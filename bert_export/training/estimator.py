@@ -12,6 +12,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from bert_export.config import Config
+from bert_export.files import write_text
 from bert_export.features.records import RecordSet
 from bert_export.modeling.precision import bfloat16_session_config
 from bert_export.training.input_fn import ordered_input_fn, train_input_fn
@@ -83,7 +84,10 @@ def train(
     model_dir = Path(estimator.model_dir)
     first_step = _newest_step(model_dir)
     if first_step >= params.num_train_steps:
+        print(f"trained already: {first_step} of {params.num_train_steps} steps")
         return
+    if first_step:
+        print(f"going on from step {first_step} of {params.num_train_steps}")
     input_fn = train_input_fn(
         train_records,
         params.spec,
@@ -198,12 +202,13 @@ class _KeepBest(tf.estimator.CheckpointSaverListener):
             f"link accuracy {point['link_accuracy']:.4f}",
             file=sys.stderr,
         )
-        best = max((p["link_accuracy"] for p in curve), default=-1.0)
-        if point["link_accuracy"] > best:
+        # Weights that no step has changed are not a result of training.
+        best = max((p["link_accuracy"] for p in curve if p["step"]), default=-1.0)
+        if point["step"] and point["link_accuracy"] > best:
             _copy_checkpoint(checkpoint, self._model_dir / BEST_DIR)
         # Last, so that an interrupted copy is evaluated and made again.
-        with open(self._model_dir / CURVE_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
+        lines = [json.dumps(each) + "\n" for each in [*curve, point]]
+        write_text(self._model_dir / CURVE_FILE, "".join(lines))
 
 
 def read_curve(model_dir: Path) -> list[dict[str, Any]]:
@@ -211,9 +216,7 @@ def read_curve(model_dir: Path) -> list[dict[str, Any]]:
     path = model_dir / CURVE_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A killed run may have left the last line unfinished.
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def _copy_checkpoint(prefix: str, directory: Path) -> None:

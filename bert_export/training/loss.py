@@ -27,7 +27,8 @@ def mention_segments(mention_ids: tf.Tensor) -> tf.Tensor:
     Returns:
       [pairs] int32, ascending.
     """
-    starts = tf.cast(mention_ids[1:] != mention_ids[:-1], tf.int32)
+    # Not `!=`, which compares identities in graphs of TensorFlow 1.
+    starts = tf.cast(tf.not_equal(mention_ids[1:], mention_ids[:-1]), tf.int32)
     return tf.concat([tf.zeros_like(mention_ids[:1], tf.int32), tf.cumsum(starts)], 0)
 
 

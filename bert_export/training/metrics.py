@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# What RecordSet.gold says of a mention without its gold among the candidates.
-NIL = -1
-MISSED = -2
+from bert_export.features.records import MISSED, NIL
 
 # (name, fewest, most) candidates of the groups that accuracy is broken down by.
 _SIZE_GROUPS = (

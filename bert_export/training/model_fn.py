@@ -93,7 +93,8 @@ def model_fn(
         )
 
     if model.pretrained is not None:
-        initialize(model.pretrained, tf.compat.v1.trainable_variables())
+        report = initialize(model.pretrained, tf.compat.v1.trainable_variables())
+        print(f"{model.pretrained}: {report}")
     tf.compat.v1.summary.scalar(
         "link_accuracy",
         tf.math.divide_no_nan(tf.reduce_sum(hits * weights), tf.reduce_sum(weights)),

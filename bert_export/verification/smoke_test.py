@@ -28,10 +28,10 @@ from typing import Any
 # TensorFlow reads this when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import saved_model_pb2
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow.core.framework import tensor_pb2  # noqa: E402
+from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
 
 FORMAT_VERSION = 1
 # Largest difference from the recorded predictions: absolute up to 1, relative above.
@@ -173,9 +173,7 @@ def check_tpu(artifact: Artifact) -> str:
 
 def check_signature_names(artifact: Artifact) -> str:
     """The signatures are exactly the promised ones."""
-    # TensorFlow's own bookkeeping, not a signature that can be called.
-    found = set(artifact["signatures"]) - {"__saved_model_init_op"}
-    expected = set(artifact["contract"])
+    found, expected = set(artifact["signatures"]), set(artifact["contract"])
     problems = [f"signature {name!r} is missing" for name in sorted(expected - found)]
     problems += [f"unexpected signature {name!r}" for name in sorted(found - expected)]
     if problems:
@@ -513,7 +511,8 @@ def malformed_requests(
             yield f"{name} with a row fewer than the others", inputs
         return
     examples = [
-        ("garbage bytes", b"\xff\xfe not a tf.Example"),
+        # TensorFlow's message quotes them, and Python can show only UTF-8.
+        ("garbage bytes", b"not a tf.Example"),
         ("empty bytes", b""),
     ]
     for name in (*sequences, *spans):
@@ -557,6 +556,8 @@ def check_malformed(artifact: Artifact, signature: str) -> str:
 
 def check_warmup(artifact: Artifact) -> str:
     """The warm-up requests are answered; TF Serving refuses the version otherwise."""
+    if WARMUP not in artifact["files"]:
+        return "none in the manifest"
     signatures = set()
     for record in tf.data.TFRecordDataset(str(artifact.directory / WARMUP)):
         # PredictionLog.predict_log.request, its model_spec and its map of inputs.

@@ -1,0 +1,1 @@
+"""Training: the Estimator, its batches, its loss, and evaluation."""
