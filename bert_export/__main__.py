@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-import traceback
 from pathlib import Path
 
 from absl import flags
 
-from bert_export import commands, json_config
+from bert_export import commands, config_file
+from bert_export.config import check_key
 from bert_export.errors import StageError, UserError
 
 _HELP = ("--help", "-h", "-help", "--helpshort", "-helpshort")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
 
 
 def main(argv: list[str]) -> int:
@@ -30,10 +32,8 @@ def main(argv: list[str]) -> int:
     if not before_help or any(argument in _HELP for argument in before_help):
         print(commands.usage())
         return 0
-    # config_flags reads the overrides of --config from sys.argv.
-    sys.argv = [_json_config(argument) for argument in argv]
     try:
-        _, *names = _parse_flags(sys.argv)
+        _, *names = _parse_flags(argv)
         if len(names) != 1 or names[0] not in commands.COMMANDS:
             found = " ".join(names) or "none"
             known = ", ".join(commands.COMMANDS)
@@ -60,35 +60,40 @@ def entry_point() -> None:
     sys.exit(main(sys.argv))
 
 
-def _json_config(argument: str) -> str:
-    """`--config=FILE.json` as config_flags takes it: MODULE.py:FILE.json."""
-    flag, _, path = argument.partition("=")
-    if flag.lstrip("-") == "config" and path.endswith(".json"):
-        return f"{flag}={Path(json_config.__file__)}:{path}"
-    return argument
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """The arguments that are not flags.
 
     Raises:
       UserError: an unknown flag, an impossible value, or a config file that fails.
     """
+    argv = _through_config_file(argv)
+    has_config = any(re.match("--?config(=|$)", argument) for argument in argv)
+    for argument in argv:
+        if override := _OVERRIDE.fullmatch(argument):
+            check_key(override[1])
+            if not has_config:
+                raise UserError(
+                    f"{argument}: name the config that this changes with --config=FILE "
+                    "(an earlier run recorded its own in WORKDIR/config.json)"
+                )
+    # config_flags reads the overrides from there.
+    sys.argv = argv
     try:
         return flags.FLAGS(argv)
-    except UserError:
-        raise
     except flags.Error as error:
         raise UserError(str(error)) from error
-    except FileNotFoundError as error:
-        raise UserError(f"--config: no such file: {error.filename}") from error
-    except Exception as error:  # A config file is Python and can fail in any way.
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        message = " ".join(str(error).split())
-        raise UserError(
-            f"--config: {type(error).__name__}: {message} "
-            f"({Path(last.filename).name}, line {last.lineno})"
-        ) from error
+
+
+def _through_config_file(argv: list[str]) -> list[str]:
+    """Makes `config_file` load what --config names: MODULE.py:FILE to config_flags."""
+    loader = f"{Path(config_file.__file__)}:"
+    changed = list(argv)
+    for index, argument in enumerate(argv):
+        if argument in ("--config", "-config") and index + 1 < len(argv):
+            changed[index + 1] = loader + argv[index + 1]
+        elif match := re.match("--?config=", argument):
+            changed[index] = match[0] + loader + argument[match.end() :]
+    return changed
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from bert_export.config import Config, read_json, resolve
+from bert_export import config_file
+from bert_export.config import Config, resolve
 from bert_export.errors import UserError
-from bert_export.workdir import record_config
+from bert_export.workdir import CONFIG_FILE, record_config
 
-# TensorFlow takes seconds to import, so what needs it is imported inside commands.
+# TensorFlow takes seconds to import, so what needs it is imported inside commands,
+# and only once config and flags are known to be good.
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -75,36 +77,38 @@ _JSON = flags.DEFINE_boolean("json", False, "link: print JSON Lines.")
 
 def run() -> None:
     """All stages: prepare, train, evaluate, export with its smoke test."""
+    config, workdir = _config_and_workdir()
+    record_config(config, workdir)
     from bert_export import pipeline
 
-    config, workdir = _config(), _workdir()
-    record_config(config, workdir)
     pipeline.run(config, workdir)
 
 
 def prepare() -> None:
     """Read the corpus and write its pairs as TFRecords."""
+    config, workdir = _config_and_workdir()
+    record_config(config, workdir)
     from bert_export import pipeline
 
-    config, workdir = _config(), _workdir()
-    record_config(config, workdir)
     pipeline.prepare(config, workdir)
 
 
 def train() -> None:
     """Fine-tune, or go on from the workdir's newest checkpoint."""
+    config, workdir = _config_and_workdir()
+    if not config.train.do_train:
+        raise UserError("train: config.train.do_train is False; add --do_train")
+    record_config(config, workdir)
     from bert_export import pipeline
 
-    config, workdir = _config(), _workdir()
-    record_config(config, workdir)
     pipeline.train(config, workdir, pipeline.prepare(config, workdir))
 
 
 def evaluate() -> None:
     """Measure link accuracy of the best checkpoint, beside baselines."""
+    config, workdir = _config_and_workdir()
     from bert_export import pipeline
 
-    config, workdir = _config(), _workdir()
     data = pipeline.prepare(config, workdir)
     checkpoint = pipeline.choose_checkpoint(config, workdir)
     pipeline.evaluate(config, workdir, data, checkpoint)
@@ -112,9 +116,9 @@ def evaluate() -> None:
 
 def export() -> None:
     """Write a proven SavedModel of the best checkpoint."""
+    config, workdir = _config_and_workdir()
     from bert_export import pipeline
 
-    config, workdir = _config(), _workdir()
     data = pipeline.prepare(config, workdir)
     checkpoint = pipeline.choose_checkpoint(config, workdir)
     pipeline.export(config, workdir, data, checkpoint)
@@ -122,18 +126,19 @@ def export() -> None:
 
 def smoke_test() -> None:
     """Check an exported artifact in a fresh process."""
+    artifact = _artifact()
     from bert_export import pipeline
 
-    pipeline.smoke_test(_artifact())
+    pipeline.smoke_test(artifact)
 
 
 def link() -> None:
     """Rank the candidates of mentions with an exported artifact."""
-    from bert_export import linking
-
-    artifact = _artifact()
     if not _TEXT.value and not _INPUT.value:
         raise UserError("link: give --text='... [[mention]] ...' or --input=FILE")
+    artifact = _artifact()
+    from bert_export import linking
+
     linker = linking.ArtifactLinker(artifact, _ENTITIES.value, _WORKDIR.value)
     mentions = linking.read_input(_TEXT.value, _INPUT.value, linker.entities)
     linked = linker.link(itertools.islice(mentions, _LIMIT.value))
@@ -176,18 +181,18 @@ def _workdir() -> Path:
     return Path(_WORKDIR.value)
 
 
-def _config() -> Config:
-    """The config file, or the workdir's config.json, with the flags' overrides."""
-    values: dict[str, Any]
-    if _CONFIG.value is not None:
-        values = _CONFIG.value.to_dict()
-    else:
-        recorded = _workdir() / "config.json"
+def _config_and_workdir() -> tuple[Config, Path]:
+    """The workdir, and the config file or the workdir's config.json, with the flags."""
+    workdir = _workdir()
+    config = _CONFIG.value
+    if config is None:
+        recorded = workdir / CONFIG_FILE
         if not recorded.exists():
             raise UserError(
                 f"--config=configs/NAME.py is needed, as there is no {recorded}"
             )
-        values = read_json(recorded)
+        config = config_file.get_config(str(recorded))
+    values: dict[str, Any] = config.to_dict()
     for value, group, key in (
         (_DO_TRAIN.value, "train", "do_train"),
         (_USE_TPU.value, "train", "use_tpu"),
@@ -197,18 +202,19 @@ def _config() -> Config:
         (_EXPORT_DIR.value, "export", "dir"),
     ):
         if value is not None:
-            values.setdefault(group, {})[key] = value
-    return resolve(values)
+            values[group][key] = value
+    return resolve(values), workdir
 
 
 def _artifact() -> Path:
     """The version directory that --artifact names, or the newest of the workdir."""
     if _ARTIFACT.value:
         return Path(_ARTIFACT.value)
+    config, workdir = _config_and_workdir()
     from bert_export import pipeline
     from bert_export.export import publish
 
-    export_dir = pipeline.export_directory(_config(), _workdir())
+    export_dir = pipeline.export_directory(config, workdir)
     versions = publish.versions(export_dir)
     if not versions:
         raise UserError(f"no version in {export_dir}; export first, or use --artifact")

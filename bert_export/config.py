@@ -116,7 +116,7 @@ class TrainConfig:
     # TPUEstimator in place of Estimator. Runs on a CPU, too.
     use_tpu: bool = False
     # Mentions shuffled in memory at a time.
-    shuffle_mentions: int = 20000
+    shuffle_mentions: int = 50000
     save_checkpoints_steps: int = 500
     keep_checkpoint_max: int = 3
     log_steps: int = 50
@@ -171,7 +171,27 @@ def default_config() -> config_dict.ConfigDict:
     The result is locked and typed: an unknown key or a wrong type fails where it is
     written.
     """
-    return _to_config_dict(Config())
+    return _to_config_dict(Config()).lock()
+
+
+def check_key(path: str) -> None:
+    """Checks that a dotted path, such as 'train.seed', names an option.
+
+    Raises:
+      UserError: it does not; one line that names the key.
+    """
+    node: Any = Config
+    key = "config"
+    for name in path.split("."):
+        if not dataclasses.is_dataclass(node):
+            raise UserError(f"{key}.{name}: unknown key; {key} is no group of options")
+        hints = typing.get_type_hints(node)
+        _check_known(name, hints, key)
+        node, key = hints[name], f"{key}.{name}"
+    if dataclasses.is_dataclass(node):
+        raise UserError(
+            f"{key}: expected one of its options: {', '.join(typing.get_type_hints(node))}"
+        )
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
@@ -237,10 +257,7 @@ def _build(cls: type, values: Any, key: str) -> Any:
         raise UserError(f"{key}: expected a group of options, found {values!r}")
     hints = typing.get_type_hints(cls)
     for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
-            raise UserError(f"{key}.{name}: unknown key; {hint}")
+        _check_known(name, hints, key)
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -248,6 +265,13 @@ def _build(cls: type, values: Any, key: str) -> Any:
         else:
             arguments[name] = _typed(hints[name], value, f"{key}.{name}")
     return cls(**arguments)
+
+
+def _check_known(name: Any, hints: Mapping[str, Any], key: str) -> None:
+    if name not in hints:
+        near = difflib.get_close_matches(str(name), hints, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
+        raise UserError(f"{key}.{name}: unknown key; {hint}")
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:

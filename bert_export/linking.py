@@ -27,6 +27,7 @@ from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
 from bert_export.features.tokenizer import load_vocab
 from bert_export.release import manifest
+from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 # Mentions a request.
 _BATCH = 16
@@ -190,8 +191,8 @@ class ArtifactLinker:
             outputs = self._signature(**inputs)
         except tf.errors.OpError as error:
             raise StageError(f"link: the artifact failed: {error.message}") from error
-        probabilities = outputs[saved_model.PROBABILITIES].numpy()
-        return outputs[saved_model.SCORE].numpy(), probabilities[:, 1]
+        probabilities = outputs[PROBABILITIES].numpy()
+        return outputs[SCORE].numpy(), probabilities[:, 1]
 
     def _ranked(
         self,

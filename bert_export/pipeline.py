@@ -27,7 +27,7 @@ from bert_export.training import estimator as training
 from bert_export.training import evaluation
 from bert_export.training.model_fn import ModelParams
 from bert_export.verification.run import run_smoke_test
-from bert_export.workdir import stage, summarize
+from bert_export.workdir import read_summary, record_training, stage, summarize
 
 # Of the Estimator's messages only errors are for the person who waits; what the
 # stages have to say they print.
@@ -55,6 +55,9 @@ class Data:
 
 def run(config: Config, workdir: Path) -> Path:
     """Everything: prepare, train, evaluate, export. Returns the new version."""
+    # Refused here rather than after hours of training.
+    publish.check_export_dir(export_directory(config, workdir))
+    _model_params(config)
     data = prepare(config, workdir)
     if config.train.do_train:
         train(config, workdir, data)
@@ -82,15 +85,19 @@ def prepare(config: Config, workdir: Path) -> Data:
                 encoder,
                 workdir / "records",
                 split,
-                f"{fingerprint}-{split}",
+                # A smaller tolerance has to be held against the corpus again.
+                f"{fingerprint}-{split}-{config.corpus.max_bad_records}",
                 config.features.num_shards,
                 bad,
             )
             for split in SPLITS
         }
-        data = Data(**written, fingerprint=fingerprint)
+        if read_summary(workdir).get("data_fingerprint") != fingerprint:
+            # Reused records do not tell which mentions were left out of them.
+            summarize(workdir, bad_records=bad.summary())
         summarize(
             workdir,
+            data_fingerprint=fingerprint,
             entities=len(corpus.entities),
             splits={
                 split: {
@@ -100,9 +107,8 @@ def prepare(config: Config, workdir: Path) -> Data:
                 }
                 for split in SPLITS
             },
-            bad_records=bad.summary(),
         )
-        return data
+        return Data(**written, fingerprint=fingerprint)
 
 
 def train(config: Config, workdir: Path, data: Data) -> None:
@@ -116,6 +122,7 @@ def train(config: Config, workdir: Path, data: Data) -> None:
             num_train_steps=training.num_train_steps(config, data.train.num_mentions),
             pretrained=pretrained and weights.prepare_checkpoint(pretrained, workdir),
         )
+        record_training(config, data.fingerprint, workdir)
         estimator = training.create_estimator(
             config, params, workdir / "model", config.train.bfloat16
         )
@@ -164,8 +171,8 @@ def evaluate(
             params.spec,
             config.eval.mentions_per_batch,
         )
-        made_of = {"checkpoint": checkpoint, "data_fingerprint": data.fingerprint}
-        write_json(workdir / EVALUATION_FILE, {**made_of, "metrics": metrics})
+        measured = {**_measured(config, data, checkpoint), "metrics": metrics}
+        write_json(workdir / EVALUATION_FILE, measured)
         print(evaluation.metrics_table(metrics))
         summarize(workdir, link_accuracy=metrics["link_accuracy"])
         return metrics
@@ -173,7 +180,7 @@ def evaluate(
 
 def export(config: Config, workdir: Path, data: Data, checkpoint: str) -> Path:
     """Checkpoint → a proven version in the export directory, or nothing at all."""
-    metrics = _recorded_metrics(workdir, data, checkpoint)
+    metrics = _recorded_metrics(config, workdir, data, checkpoint)
     if metrics is None:
         metrics = evaluate(config, workdir, data, checkpoint)
     with stage("export", workdir):
@@ -253,31 +260,39 @@ def _model_params(config: Config) -> ModelParams:
     return ModelParams(spec, bert, config.train, num_train_steps=1, pretrained=None)
 
 
+def _measured(config: Config, data: Data, checkpoint: str) -> dict[str, str]:
+    """What metrics are of."""
+    return {
+        "checkpoint": checkpoint,
+        # Of the index, which has the checksums of all tensors: a model trained anew
+        # has checkpoints of the same names.
+        "checkpoint_sha256": sha256_file(f"{checkpoint}.index"),
+        "split": config.eval.split,
+        "data_fingerprint": data.fingerprint,
+    }
+
+
 def _recorded_metrics(
-    workdir: Path, data: Data, checkpoint: str
+    config: Config, workdir: Path, data: Data, checkpoint: str
 ) -> dict[str, Any] | None:
     """The metrics in WORKDIR/evaluation.json, if they are this checkpoint's."""
     path = workdir / EVALUATION_FILE
     if not path.exists():
         return None
     recorded = json.loads(path.read_text(encoding="utf-8"))
-    made_of = recorded["checkpoint"], recorded["data_fingerprint"]
-    same = made_of == (checkpoint, data.fingerprint)
-    return recorded["metrics"] if same else None
+    metrics = recorded.pop("metrics")
+    return metrics if recorded == _measured(config, data, checkpoint) else None
 
 
 def _data_fingerprint(config: Config, corpus: Corpus, vocab: list[str]) -> str:
     """Hex SHA-256 of all that decides what the records hold."""
-    digest = hashlib.sha256()
     parts = {
         "format": _RECORDS_FORMAT,
-        "files": [sha256_file(file) for file in corpus.files],
-        "corpus": dataclasses.asdict(config.corpus),
+        # Their bytes, and not where they are found.
+        "files": {role: sha256_file(file) for role, file in corpus.files.items()},
+        "fractions": [config.corpus.dev_fraction, config.corpus.test_fraction],
+        "max_candidates": config.corpus.max_candidates,
         "features": dataclasses.asdict(config.features),
         "vocab": vocab,
     }
-    # Where the same bytes are found does not matter.
-    for key in ("entities", "mentions", "dev_mentions", "test_mentions", "wordnet_dir"):
-        del parts["corpus"][key]
-    digest.update(json.dumps(parts, sort_keys=True).encode())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_export.config import Config, read_json
+from bert_export.config import Config
 from bert_export.errors import StageError, UserError
 from bert_export.files import write_json, write_text
 
 CONFIG_FILE = "config.json"
+# Beside the checkpoints: the options and the data that they were trained with. Not
+# called config.json, which beside a checkpoint is BERT's own.
+TRAINED_WITH_FILE = "trained_with.json"
 SUMMARY_FILE = "summary.json"
 ERROR_FILE = "error.log"
 
@@ -40,37 +43,68 @@ def record_config(config: Config, workdir: Path) -> None:
     """Writes WORKDIR/config.json, which repeats the run as `--config`.
 
     Raises:
-      UserError: the workdir cannot be written, or holds checkpoints that were
-        trained with other options.
+      UserError: the workdir cannot be written, or is to train on from checkpoints
+        that were trained with other options.
     """
+    if config.train.do_train:
+        trained = _flat(_trained_with(workdir).get("config", {}))
+        now = _flat(dataclasses.asdict(config))
+        for key in sorted(trained.keys() & now.keys()):
+            if (
+                key.startswith(("corpus.", "features.", "model.", "train."))
+                and key not in _MAY_CHANGE
+                and now[key] != trained[key]
+            ):
+                raise UserError(
+                    f"{workdir} holds a model trained with {key}={trained[key]!r}, and "
+                    f"now it is {now[key]!r}; {_how_to_train_anew(workdir)}"
+                )
     path = workdir / CONFIG_FILE
-    if path.exists() and (workdir / "model" / "checkpoint").exists():
-        trained, now = _flat(read_json(path)), _flat(dataclasses.asdict(config))
-        changed = sorted(
-            key
-            for key in now.keys() | trained.keys()
-            if key.startswith(("corpus.", "features.", "model.", "train."))
-            and key not in _MAY_CHANGE
-            and now.get(key) != trained.get(key)
-        )
-        if config.train.do_train and changed:
-            key = changed[0]
-            raise UserError(
-                f"{workdir} holds a model trained with {key}={trained.get(key)!r}, and "
-                f"now it is {now.get(key)!r}; use another --workdir, or remove "
-                f"{workdir / 'model'} to train anew"
-            )
     try:
         write_text(path, config.to_json())
     except OSError as error:
         raise UserError(f"--workdir: cannot write {path}: {error.strerror}") from error
 
 
+def record_training(config: Config, data_fingerprint: str, workdir: Path) -> None:
+    """Notes beside the checkpoints, before the first, what they are trained with.
+
+    Raises:
+      UserError: there are checkpoints that were trained on other data.
+    """
+    trained_on = _trained_with(workdir).get("data_fingerprint", data_fingerprint)
+    if trained_on != data_fingerprint:
+        raise UserError(
+            f"{workdir} holds a model trained on other data: the corpus has changed "
+            f"since; {_how_to_train_anew(workdir)}"
+        )
+    write_json(
+        workdir / "model" / TRAINED_WITH_FILE,
+        {"data_fingerprint": data_fingerprint, "config": dataclasses.asdict(config)},
+    )
+
+
+def _trained_with(workdir: Path) -> dict[str, Any]:
+    """What `record_training` noted, if there are checkpoints."""
+    path = workdir / "model" / TRAINED_WITH_FILE
+    if not path.exists() or not path.with_name("checkpoint").exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _how_to_train_anew(workdir: Path) -> str:
+    return f"use another --workdir, or remove {workdir / 'model'} to train anew"
+
+
 def summarize(workdir: Path, **figures: Any) -> None:
     """Puts figures into WORKDIR/summary.json beside those that are there."""
+    write_json(workdir / SUMMARY_FILE, read_summary(workdir) | figures)
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """What WORKDIR/summary.json holds; nothing before the first stage is done."""
     path = workdir / SUMMARY_FILE
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, summary | figures)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @contextlib.contextmanager

@@ -31,13 +31,12 @@ class Corpus:
         Raises:
           UserError: The entities cannot be read, or too many are bad.
         """
-        self.files = list(dict.fromkeys(files.values()))
+        self.files = files
         self.entities: dict[str, Entity] = {
             entity.id: entity for entity in jsonl.read_entities(files["entities"], bad)
         }
         self.aliases = AliasTable(self.entities.values(), config.max_candidates)
         self._config = config
-        self._files = files
         self._bad = bad
 
     def mentions(self, split: str) -> Iterator[Mention]:
@@ -52,8 +51,8 @@ class Corpus:
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        own_file = "dev" in self._files
-        path = self._files[split] if own_file else self._files["train"]
+        own_file = "dev" in self.files
+        path = self.files[split] if own_file else self.files["train"]
         fractions = self._config.dev_fraction, self._config.test_fraction
         for mention in jsonl.read_mentions(path, self._bad, self.entities):
             if own_file or split_of(mention.text, *fractions) == split:

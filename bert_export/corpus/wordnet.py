@@ -23,6 +23,7 @@ from bert_export.corpus.morphy import Morphy, read_exceptions
 from bert_export.corpus.records import Entity, Mention
 from bert_export.corpus.splits import SPLITS, split_of
 from bert_export.errors import UserError
+from bert_export.files import sha256_file, write_json
 
 # Part of speech by file name, and its letter in ids and pointers.
 POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
@@ -78,8 +79,7 @@ def build_wordnet(
     )
     for name in names:
         if (directory / name).exists():
-            content = (directory / name).read_bytes()
-            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+            digest.update(f"{name} {sha256_file(directory / name)}\n".encode())
     fingerprint = digest.hexdigest()
 
     sidecar = out_dir / "wordnet.json"
@@ -121,9 +121,7 @@ def build_wordnet(
         "mentions": {split: len(mentions[split]) for split in SPLITS},
         "shared_text_dropped": dropped,
     }
-    temporary = sidecar.with_suffix(".tmp")
-    temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, sidecar)
+    write_json(sidecar, facts)
     return facts
 
 

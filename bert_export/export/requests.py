@@ -48,9 +48,11 @@ def record_golden(
       a float32 survives the way through a Python float and JSON unchanged.
 
     Raises:
-      StageError: the model's predictions are not one finite row an example.
+      StageError: there is no example, or a prediction is not finite.
     """
     serialized = list(examples)
+    if not serialized:
+        raise StageError("no example to record golden requests from; expected some")
 
     # TPUEstimator insists on passing params.
     def input_fn(params: object = None) -> tf.data.Dataset:
@@ -62,11 +64,6 @@ def record_golden(
         )
 
     predictions = list(estimator.predict(input_fn, checkpoint_path=checkpoint_path))
-    if not predictions or len(predictions) != len(serialized):
-        raise StageError(
-            f"estimator.predict gave {len(predictions)} predictions for "
-            f"{len(serialized)} golden requests (at least one is needed)"
-        )
     requests = []
     for number, (example, row) in enumerate(zip(serialized, predictions, strict=True)):
         probabilities = np.asarray(row[PROBABILITIES])

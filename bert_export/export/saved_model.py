@@ -65,7 +65,7 @@ def export_saved_model(
     spec: FeatureSpec,
     staging_dir: str | os.PathLike[str],
     checkpoint_path: str,
-    vocab: str | os.PathLike[str],
+    vocab: str | Path,
 ) -> Path:
     """Writes a checkpoint as a SavedModel, straight into a staging directory.
 

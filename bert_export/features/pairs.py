@@ -13,7 +13,6 @@ from bert_export.features.spec import FeatureSpec
 from bert_export.features.tokenizer import CLS, SEP, UNK, WordPiece
 
 NUM_SPECIALS = 3
-MIN_SEQ_LENGTH = 8
 
 
 class TextPieces(NamedTuple):
@@ -67,14 +66,8 @@ class PairEncoder:
           config: The config's `features` section.
 
         Raises:
-          UserError: A max_seq_length too short for a pair, or a mention marker
-            that the vocabulary lacks.
+          UserError: A mention marker that the vocabulary lacks.
         """
-        if config.max_seq_length < MIN_SEQ_LENGTH:
-            raise UserError(
-                f"features.max_seq_length: expected at least {MIN_SEQ_LENGTH}, found "
-                f"{config.max_seq_length}"
-            )
         ids = {piece: index for index, piece in enumerate(vocab)}
         marker = config.mention_marker
         if marker and (marker not in ids or marker == UNK):
@@ -125,9 +118,9 @@ class PairEncoder:
           start: [n] offset of the mention's first character, in code points.
           end: [n] offset behind its last character, in code points.
         """
-        length = tf.strings.length(text, unit="UTF8_CHAR")
-        start, end = tf.cast(start, tf.int32), tf.cast(end, tf.int32)
-        inside = (0 <= start) & (start < end) & (end <= length)
+        length = tf.cast(tf.strings.length(text, unit="UTF8_CHAR"), tf.int64)
+        start, end = tf.cast(start, tf.int64), tf.cast(end, tf.int64)
+        inside = (start >= 0) & (start < end) & (end <= length)
         zero = tf.zeros_like(start)
         start_byte = _byte_offset(text, tf.where(inside, start, zero))
         end_byte = _byte_offset(text, tf.where(inside, end, zero))
@@ -247,8 +240,8 @@ class PairEncoder:
 
 def _byte_offset(text: tf.Tensor, characters: tf.Tensor) -> tf.Tensor:
     """[n] int64: the length in bytes of each text's first so many characters."""
-    zero = tf.zeros_like(characters)
-    prefix = tf.strings.substr(text, zero, characters, unit="UTF8_CHAR")
+    begin = tf.zeros_like(characters)
+    prefix = tf.strings.substr(text, begin, characters, unit="UTF8_CHAR")
     return tf.cast(tf.strings.length(prefix), tf.int64)
 
 

@@ -16,15 +16,16 @@ import tqdm
 
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import UserError
-from bert_export.features.pairs import EncodedPairs, PairEncoder, TextPieces
-from bert_export.features.spec import MENTION_ID, FeatureSpec
+from bert_export.features.pairs import PairEncoder, TextPieces
+from bert_export.features.spec import MENTION_ID
+from bert_export.files import write_text
 
 # Values of `RecordSet.gold` where no candidate is the gold entity.
 NIL = -1
 MISSED = -2
 
-# Mentions encoded at a time.
-_BATCH = 2048
+# Pairs encoded at a time, in whole mentions.
+_BATCH_PAIRS = 8192
 _PARTIAL = ".partial"
 # What TFRecord framing adds to a record: its length (8 bytes) and two checksums,
 # https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -32,7 +33,7 @@ _FRAME = 16
 _COPY_BYTES = 1 << 24
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RecordSet:
     """A prepared split.
 
@@ -228,24 +229,20 @@ def _write(
         tf.io.TFRecordWriter(str(partial)) as writer,
     ):
         for batch, encoded in _ahead(batch_encoder, _batches(with_candidates())):
-            for (number, mention), reason, pairs in zip(
-                batch, encoded.reasons, encoded.pairs(), strict=True
-            ):
+            examples = iter(encoded.examples)
+            for (number, mention), reason in zip(batch, encoded.reasons, strict=True):
                 if reason:
                     bad_mentions += 1
                     bad.add(f"mentions of {split}", number, reason)
                     continue
-                mention_id = len(mention_sizes)
-                for candidate, pair in zip(mention.candidates or (), pairs):
-                    record = _record(
-                        encoder.spec, pair, candidate == mention.gold, mention_id
-                    )
-                    writer.write(record)
-                    written += len(record) + _FRAME
-                mention_sizes.append(len(mention.candidates or ()))
+                size = len(mention.candidates or ())
+                for example in itertools.islice(examples, size):
+                    writer.write(example)
+                    written += len(example) + _FRAME
+                mention_sizes.append(size)
                 mention_ends.append(written)
                 gold.append(_gold_index(mention))
-            bar.update(encoded.num_pairs)
+            bar.update(len(encoded.examples))
 
     shards = _cut_into_shards(partial, sidecar, num_shards, mention_sizes, mention_ends)
     content = {
@@ -257,123 +254,116 @@ def _write(
         "no_candidates": no_candidates,
         "bad_mentions": bad_mentions,
     }
-    partial_sidecar = sidecar.with_suffix(".json" + _PARTIAL)
-    partial_sidecar.write_text(json.dumps(content) + "\n", "utf-8")
-    partial_sidecar.replace(sidecar)
+    write_text(sidecar, json.dumps(content) + "\n")
     return RecordSet.load(sidecar.parent, split)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Batch:
-    """Encoded pairs of a batch of mentions, back in Python."""
+    """A batch of mentions, encoded.
 
-    def __init__(self, reasons: list[str], sizes: list[int], pairs: EncodedPairs):
-        """Keeps pairs that belong to mentions of the sizes given."""
-        # Why a mention is bad; '' for a good one.
-        self.reasons = reasons
-        self.num_pairs = sum(sizes)
-        self._sizes = sizes
-        splits = pairs.input_ids.row_splits.numpy().tolist()
-        ids = pairs.input_ids.values.numpy().tolist()
-        segments = pairs.segment_ids.values.numpy().tolist()
-        self._pairs = [
-            (ids[begin:end], segments[begin:end], start, last)
-            for begin, end, start, last in zip(
-                splits[:-1],
-                splits[1:],
-                pairs.start_ps.numpy().tolist(),
-                pairs.end_ps.numpy().tolist(),
-                strict=True,
-            )
-        ]
+    Attributes:
+      reasons: Why each mention is bad; '' for a good one.
+      examples: Serialized tf.Examples of the good mentions' pairs, in their order.
+    """
 
-    def pairs(self) -> Iterator[list[Any]]:
-        """Each mention's (input_ids, segment_ids, start_ps, end_ps)."""
-        begin = 0
-        for size in self._sizes:
-            yield self._pairs[begin : begin + size]
-            begin += size
+    reasons: list[str]
+    examples: list[bytes]
 
 
 class _BatchEncoder:
-    """Encodes batches of mentions, the text of each entity once."""
+    """Encodes a split's mentions batch after batch."""
 
     def __init__(self, encoder: PairEncoder, entity_texts: Mapping[str, str]):
-        """Makes one with no entity encoded yet."""
+        """Makes one that numbers the mentions from 0."""
         self._encoder = encoder
         self._entity_texts = entity_texts
-        self._candidates: dict[str, np.ndarray] = {}
+        self._num_mentions = 0
         strings = tf.TensorSpec([None], tf.string)
         numbers = tf.TensorSpec([None], tf.int64)
+        flags = tf.TensorSpec([None], tf.bool)
         ragged = tf.RaggedTensorSpec([None, None], tf.int64, row_splits_dtype=tf.int64)
         self._encode_text = tf.function(
             encoder.encode_text, input_signature=[strings, numbers, numbers]
         )
-        self._encode_candidate = tf.function(
-            encoder.encode_candidate, input_signature=[strings]
-        )
-        self._assemble = tf.function(
-            encoder.assemble,
+        self._encode_pairs = tf.function(
+            self._pairs_graph,
             input_signature=[
-                TextPieces(ragged, numbers, numbers, tf.TensorSpec([None], tf.bool)),
-                ragged,
-                numbers,
-                numbers,
+                TextPieces(ragged, numbers, numbers, flags),
+                strings,
+                *[numbers] * 4,
             ],
         )
 
     def __call__(self, mentions: list[Mention]) -> _Batch:
         texts = self._encode_text(
-            tf.constant([m.text.encode("utf-8") for m in mentions]),
-            tf.constant([m.start for m in mentions], tf.int64),
-            tf.constant([m.end for m in mentions], tf.int64),
-        )
-        index: dict[str, int] = {}
-        candidate_index = [
-            index.setdefault(candidate, len(index))
-            for mention in mentions
-            for candidate in mention.candidates or ()
-        ]
-        sizes = [len(mention.candidates or ()) for mention in mentions]
-        pairs = self._assemble(
-            texts,
-            self._candidate_pieces(list(index)),
-            tf.constant(np.repeat(np.arange(len(mentions), dtype=np.int64), sizes)),
-            tf.constant(candidate_index, tf.int64),
+            tf.constant([mention.text for mention in mentions]),
+            tf.constant([mention.start for mention in mentions], tf.int64),
+            tf.constant([mention.end for mention in mentions], tf.int64),
         )
         reasons = [
-            "" if ok else self._reason(mention, last - first + 1)
-            for mention, ok, first, last in zip(
+            "" if ok else self._reason(mention, pieces)
+            for mention, ok, pieces in zip(
                 mentions,
                 texts.ok.numpy().tolist(),
-                texts.first.numpy().tolist(),
-                texts.last.numpy().tolist(),
+                (texts.last - texts.first + 1).numpy().tolist(),
                 strict=True,
             )
         ]
-        return _Batch(reasons, sizes, pairs)
-
-    def _candidate_pieces(self, ids: list[str]) -> tf.RaggedTensor:
-        """[len(ids), pieces] int64."""
-        missing = [entity for entity in ids if entity not in self._candidates]
-        if missing:
-            pieces = self._encode_candidate(
-                tf.constant([self._entity_texts[e].encode("utf-8") for e in missing])
-            )
-            rows = np.split(
-                pieces.values.numpy().astype(np.int32),
-                pieces.row_splits.numpy()[1:-1],
-            )
-            # Copies, as a slice would keep the whole batch in memory.
-            self._candidates.update(zip(missing, map(np.copy, rows), strict=True))
-        rows = [self._candidates[entity] for entity in ids]
-        return tf.RaggedTensor.from_row_lengths(
-            tf.constant(np.concatenate(rows).astype(np.int64)),
-            tf.constant([len(row) for row in rows], tf.int64),
-            validate=False,
+        good = [row for row, reason in enumerate(reasons) if not reason]
+        if not good:
+            return _Batch(reasons, [])
+        # Each entity of the batch is tokenized once.
+        entities: dict[str, int] = {}
+        sizes, candidate_index, labels = [], [], []
+        for row in good:
+            candidates = mentions[row].candidates or ()
+            gold = mentions[row].gold
+            sizes.append(len(candidates))
+            for candidate in candidates:
+                candidate_index.append(entities.setdefault(candidate, len(entities)))
+                labels.append(int(candidate == gold))
+        mention_ids = np.arange(len(good)) + self._num_mentions
+        self._num_mentions += len(good)
+        examples = self._encode_pairs(
+            texts,
+            tf.constant([self._entity_texts[entity] for entity in entities]),
+            tf.constant(np.repeat(good, sizes), tf.int64),
+            tf.constant(candidate_index, tf.int64),
+            tf.constant(labels, tf.int64),
+            tf.constant(np.repeat(mention_ids, sizes), tf.int64),
         )
+        return _Batch(reasons, examples.numpy().tolist())
+
+    def _pairs_graph(
+        self,
+        texts: TextPieces,
+        candidates: tf.Tensor,
+        text_index: tf.Tensor,
+        candidate_index: tf.Tensor,
+        labels: tf.Tensor,
+        mention_ids: tf.Tensor,
+    ) -> tf.Tensor:
+        """[pairs] string: serialized tf.Examples."""
+        pairs = self._encoder.assemble(
+            texts,
+            self._encoder.encode_candidate(candidates),
+            text_index,
+            candidate_index,
+        )
+        spec = self._encoder.spec
+        features = {
+            spec.input_ids: pairs.input_ids,
+            spec.input_mask: tf.ones_like(pairs.input_ids),
+            spec.segment_ids: pairs.segment_ids,
+            **dict(zip(spec.span_fields, (pairs.start_ps, pairs.end_ps))),
+            spec.label_ids: labels,
+            MENTION_ID: mention_ids,
+        }
+        return spec.serialize(features)
 
     def _reason(self, mention: Mention, pieces: int) -> str:
-        surface = mention.text[mention.start : mention.end][:40]
+        surface = mention.surface[:40]
         if pieces < 1:
             return f"mention without a word piece: {surface!r}"
         return (
@@ -386,7 +376,16 @@ class _BatchEncoder:
 def _batches(
     mentions: Iterator[tuple[int, Mention]],
 ) -> Iterator[list[tuple[int, Mention]]]:
-    while batch := list(itertools.islice(mentions, _BATCH)):
+    """Cuts off a batch as soon as it has `_BATCH_PAIRS` pairs or more."""
+    batch: list[tuple[int, Mention]] = []
+    pairs = 0
+    for number, mention in mentions:
+        batch.append((number, mention))
+        pairs += len(mention.candidates or ())
+        if pairs >= _BATCH_PAIRS:
+            yield batch
+            batch, pairs = [], 0
+    if batch:
         yield batch
 
 
@@ -403,19 +402,6 @@ def _ahead(
             waiting = batch, future
         if waiting:
             yield waiting[0], waiting[1].result()
-
-
-def _record(spec: FeatureSpec, pair: Any, is_gold: bool, mention_id: int) -> bytes:
-    input_ids, segment_ids, start_ps, end_ps = pair
-    values = {
-        spec.input_ids: input_ids,
-        spec.input_mask: [1] * len(input_ids),
-        spec.segment_ids: segment_ids,
-        **dict(zip(spec.span_fields, (start_ps, end_ps))),
-        spec.label_ids: int(is_gold),
-        MENTION_ID: mention_id,
-    }
-    return spec.encode_example(values)
 
 
 def _gold_index(mention: Mention) -> int:
@@ -474,7 +460,7 @@ def _remove_files(directory: Path, split: str) -> None:
         f"{split}-*-of-*.tfrecord",
         f"{split}-*-of-*.tfrecord{_PARTIAL}",
         f"{split}{_PARTIAL}",
-        f"{split}.json{_PARTIAL}",
+        f".{split}.json.*{_PARTIAL}",
     ):
         for file in directory.glob(pattern):
             file.unlink()

@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from bert_export.config import FeaturesConfig
-from bert_export.errors import UserError
 
 # Training records carry it, so that a batch knows which of its rows compete.
 MENTION_ID = "mention_id"
@@ -37,17 +36,6 @@ class FeatureSpec:
     segment_ids: str = "segment_ids"
     span_fields: tuple[str, ...] = ("start_ps", "end_ps")
     label_ids: str = "label_ids"
-
-    def __post_init__(self) -> None:
-        names = [*self.sequence_names, *self.scalar_names, MENTION_ID]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"features: the name {name!r} is used twice")
-        if len(self.span_fields) not in (0, 2):
-            raise UserError(
-                "features.span_fields: expected two names (first piece, last piece) "
-                f"or none, found {list(self.span_fields)}"
-            )
 
     @classmethod
     def from_config(cls, config: FeaturesConfig) -> FeatureSpec:
@@ -133,9 +121,7 @@ class FeatureSpec:
                     )
                 )
         with tf.control_dependencies(assertions):
-            features = {
-                name: parsed[name].to_tensor() for name in self.sequence_names
-            }
+            features = {name: parsed[name].to_tensor() for name in self.sequence_names}
             for name in spec:
                 if name not in features:
                     features[name] = tf.identity(parsed[name])
@@ -232,6 +218,35 @@ class FeatureSpec:
         with tf.control_dependencies(assertions):
             return {name: tf.identity(t) for name, t in features.items()}
 
+    def serialize(
+        self, features: Mapping[str, tf.Tensor | tf.RaggedTensor]
+    ) -> tf.Tensor:
+        """Serializes a batch in the graph, the reverse of `parse`.
+
+        Args:
+          features: int64 by name: sequences [n, tokens], ragged; scalars [n].
+
+        Returns:
+          [n] string, tf.Examples in which a sequence is as long as its row.
+        """
+        entries = []
+        for name, value in features.items():
+            if isinstance(value, tf.RaggedTensor):
+                sizes = tf.cast(value.row_lengths(), tf.int32)
+                values = value.to_tensor()
+            else:
+                sizes = tf.ones_like(value, tf.int32)
+                values = value[:, tf.newaxis]
+            one = tf.ones_like(sizes)
+            int64_list = _encode_proto("Int64List", sizes, {"value": values})
+            feature = _encode_proto("Feature", one, {"int64_list": int64_list})
+            entry = {"key": tf.fill(tf.shape(one), name), "value": feature}
+            entries.append(_encode_proto("Features.FeatureEntry", one, entry))
+        count = tf.fill(tf.shape(entries[0]), len(entries))
+        feature_map = {"feature": tf.stack(entries, axis=1)}
+        all_features = _encode_proto("Features", count, feature_map)
+        return _encode_proto("Example", tf.ones_like(count), {"features": all_features})
+
     def encode_example(
         self, values: Mapping[str, int | Sequence[int]], padded: bool = False
     ) -> bytes:
@@ -245,10 +260,28 @@ class FeatureSpec:
         feature = example.features.feature
         for name, value in values.items():
             out = feature[name].int64_list.value
-            if isinstance(value, int):
+            if isinstance(value, Sequence):
+                out.extend(value)
+                if padded:
+                    out.extend([0] * (self.max_seq_length - len(value)))
+            else:
                 out.append(value)
-                continue
-            out.extend(value)
-            if padded:
-                out.extend([0] * (self.max_seq_length - len(value)))
         return example.SerializeToString()
+
+
+def _encode_proto(
+    message: str, sizes: tf.Tensor, fields: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+    """[n] string: serialized messages whose fields have `sizes` [n] values each.
+
+    The messages are those of tensorflow/core/example/{example,feature}.proto. A
+    map field is a repeated field of entries on the wire,
+    https://protobuf.dev/programming-guides/encoding/#maps.
+    """
+    values = [v[:, tf.newaxis] if v.shape.rank == 1 else v for v in fields.values()]
+    return tf.io.encode_proto(
+        tf.stack([sizes] * len(values), axis=1),
+        values,
+        list(fields),
+        f"tensorflow.{message}",
+    )

@@ -121,7 +121,6 @@ class WordPiece:
 
     def __init__(self, vocab: Sequence[str], lower_case: bool = True):
         """Compiles the tokenizer for a vocabulary of `load_vocab`."""
-        self.vocab_size = len(vocab)
         # Kept as arrays: a tensor would belong to the graph it was made in.
         self._wordpiece_model = np.frombuffer(
             wordpiece_builder.build_fast_wordpiece_model(

@@ -116,27 +116,22 @@ class SelfAttention(tf.Module):
         Returns:
           The context of each query, [batch * queries, hidden].
         """
-        batch = tf.shape(mask)[0]
-        query = self._heads(query, batch) * self.config.head_size**-0.5
-        scores = tf.matmul(query, self._heads(key, batch), transpose_b=True)
+        batch, length = tf.unstack(tf.shape(mask))
+        queries = tf.shape(query)[0] // tf.maximum(batch, 1)
+        query = self._heads(query, batch, queries) * self.config.head_size**-0.5
+        scores = tf.matmul(query, self._heads(key, batch, length), transpose_b=True)
         scores += (1.0 - mask[:, tf.newaxis, tf.newaxis, :]) * MASKED
         probabilities = dropout(
             tf.nn.softmax(scores), self.config.attention_probs_dropout_prob, training
         )  # [batch, heads, queries, length]
-        context = tf.matmul(probabilities, self._heads(value, batch))
+        context = tf.matmul(probabilities, self._heads(value, batch, length))
         return tf.reshape(
             tf.transpose(context, [0, 2, 1, 3]), [-1, self.config.hidden_size]
         )
 
-    def _heads(self, x: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    def _heads(self, x: tf.Tensor, batch: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         """`[batch * length, hidden]` to `[batch, heads, length, head_size]`."""
-        length = tf.shape(x)[0] // tf.maximum(batch, 1)
-        shape = [
-            batch,
-            length,
-            self.config.num_attention_heads,
-            self.config.head_size,
-        ]
+        shape = [batch, length, self.config.num_attention_heads, self.config.head_size]
         return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
 
 

@@ -118,7 +118,8 @@ def _read(weights: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (Google's name, float32 array) for each tensor of floats."""
     try:
         with safetensors.safe_open(weights, framework="np") as file:
-            for key in file.keys():
+            names = file.keys()
+            for key in names:
                 if key.endswith("embeddings.position_ids"):  # 0, 1, 2 …: no weight.
                     continue
                 name, transpose = google_name(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from bert_export.modeling.bert_config import BertConfig
@@ -9,16 +11,21 @@ from bert_export.modeling.bert_config import BertConfig
 
 def weights(name: str, shape: list[int], config: BertConfig) -> tf.Variable:
     """A new variable, named exactly `name`, drawn from BERT's truncated normal."""
-
-    def initial_value() -> tf.Tensor:
-        return tf.random.truncated_normal(shape, stddev=config.initializer_range)
-
-    return tf.Variable(initial_value, name=name, shape=shape, dtype=tf.float32)
+    return _variable(
+        name,
+        lambda: tf.random.truncated_normal(shape, stddev=config.initializer_range),
+    )
 
 
 def constant(name: str, value: float, size: int) -> tf.Variable:
     """A new variable [size], named exactly `name`, filled with `value`."""
-    return tf.Variable(lambda: tf.fill([size], value), name=name, shape=[size])
+    return _variable(name, lambda: tf.fill([size], value))
+
+
+def _variable(name: str, initial_value: Callable[[], tf.Tensor]) -> tf.Variable:
+    # Checkpoints are read by name: none of the caller's scopes may get into it.
+    with tf.compat.v1.name_scope(None):
+        return tf.Variable(initial_value, name=name)
 
 
 class Dense(tf.Module):

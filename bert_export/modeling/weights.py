@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from bert_export.config import ModelConfig
@@ -140,11 +141,12 @@ def initialize(prefix: str, variables: Sequence[tf.Variable]) -> InitReport:
     missing = [name for name in report.new if not name.startswith(HEAD)]
     if missing:
         raise UserError(f"{prefix}: the checkpoint lacks {', '.join(missing)}")
-    values = {name: _read(prefix, reader, name) for name in report.loaded}
-    if tf.executing_eagerly():
-        for name, value in values.items():
+    # Reading verifies checksums, so a damaged file is reported here and by name.
+    for name in report.loaded:
+        value = _read(prefix, reader, name)
+        if tf.executing_eagerly():
             by_name[name].assign(value)
-    else:
+    if not tf.executing_eagerly():
         tf.compat.v1.train.init_from_checkpoint(
             prefix, {name: by_name[name] for name in report.loaded}
         )
@@ -202,6 +204,16 @@ def _open(prefix: str) -> tf.train.CheckpointReader:
         raise UserError(f"{prefix}: cannot read the checkpoint: {error}") from error
 
 
+def _read(prefix: str, reader: tf.train.CheckpointReader, name: str) -> np.ndarray:
+    try:
+        return reader.get_tensor(name)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{prefix}: cannot read {name}; the checkpoint's data file is damaged or "
+            f"incomplete: {error}"
+        ) from error
+
+
 def _resolve(pretrained: str) -> Path:
     """The path that `pretrained` stands for."""
     if not pretrained.startswith(PACKAGE):
@@ -250,4 +262,6 @@ def _path_of(model: ModelConfig, field: str, names: Sequence[str]) -> Path:
         if found is not None:
             return found
     where = f" in {' or '.join(places)}" if places else ""
-    raise UserError(f"model.{field} is not set, and there is no {' or '.join(names)}{where}")
+    raise UserError(
+        f"model.{field} is not set, and there is no {' or '.join(names)}{where}"
+    )

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from bert_export.errors import UserError
 from bert_export.export import saved_model
+from bert_export.export.publish import SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import sha256_file, write_text
 from bert_export.training.model_fn import PROBABILITIES, SCORE
@@ -23,7 +24,7 @@ from bert_export.training.model_fn import PROBABILITIES, SCORE
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 # Written after the manifest, hence not in it.
-_NOT_LISTED = (MANIFEST_FILE, "smoke_test.json")
+_NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE)
 _METHOD = "tensorflow/serving/predict"
 _PACKAGES = (
     "bert-export",
@@ -51,7 +52,10 @@ def signature_contract(spec: FeatureSpec) -> dict[str, Any]:
         SCORE: {"dtype": "float32", "shape": [-1]},
     }
     tensors = {
-        name: {"dtype": "int64", "shape": [-1] if name in spec.span_fields else [-1, -1]}
+        name: {
+            "dtype": "int64",
+            "shape": [-1] if name in spec.span_fields else [-1, -1],
+        }
         for name in saved_model.serving_input_names(spec)
     }
     examples = {saved_model.EXAMPLES_INPUT: {"dtype": "string", "shape": [-1]}}
@@ -109,7 +113,9 @@ def build(
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+            timespec="seconds"
+        ),
         "contract": signature_contract(spec),
         "max_seq_length": spec.max_seq_length,
         "features": dataclasses.asdict(spec),

@@ -188,6 +188,7 @@ class _KeepBest(tf.estimator.CheckpointSaverListener):
         if any(point["step"] == global_step_value for point in curve):
             return
         checkpoint = newest_checkpoint(self._model_dir)
+        assert checkpoint is not None  # It was saved a moment ago.
         result = self._estimator.evaluate(
             self._dev_input_fn, checkpoint_path=checkpoint, name="dev"
         )

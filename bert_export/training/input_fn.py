@@ -61,7 +61,7 @@ def ordered_input_fn(
       records: the split.
       spec: the features to parse.
       mentions_per_batch: whole mentions a batch.
-      max_mentions: only so many of the first mentions; None for all.
+      max_mentions: only so many, spread over the split; None for all.
 
     Returns:
       An input_fn with the elements of `train_input_fn`.
@@ -69,7 +69,11 @@ def ordered_input_fn(
 
     def input_fn(params: object = None) -> tf.data.Dataset:
         del params
-        mentions = _mentions(records).take(-1 if max_mentions is None else max_mentions)
+        mentions = _mentions(records)
+        if max_mentions is not None:
+            # A corpus may be sorted, so its first mentions would not stand for all.
+            every = max(1, records.num_mentions // max_mentions)
+            mentions = mentions.shard(every, 0).take(max_mentions)
         return _parse(mentions.ragged_batch(mentions_per_batch), spec)
 
     return input_fn
@@ -84,7 +88,9 @@ def _mentions(records: RecordSet) -> tf.data.Dataset:
 def _parse(batches: tf.data.Dataset, spec: FeatureSpec) -> tf.data.Dataset:
     parsing_spec = spec.training_parsing_spec()
 
-    def parse(mentions: tf.RaggedTensor):
+    def parse(
+        mentions: tf.RaggedTensor,
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         features = spec.parse(mentions.flat_values, parsing_spec)
         labels = {name: features.pop(name) for name in (spec.label_ids, MENTION_ID)}
         return features, labels

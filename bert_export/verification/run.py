@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_export.errors import StageError, UserError
+from bert_export.export.publish import SMOKE_TEST_FILE
 
 SCRIPT = Path(__file__).with_name("smoke_test.py")
-RESULT_FILE = "smoke_test.json"
 _STDERR_LINES = 15
 
 
@@ -42,13 +42,12 @@ def run_smoke_test(
     artifact = Path(artifact_dir)
     if not artifact.is_dir():
         raise UserError(f"{artifact}: no such directory; expected an exported version")
-    path = Path(output) if output else artifact / RESULT_FILE
+    path = Path(output) if output else artifact / SMOKE_TEST_FILE
     path.unlink(missing_ok=True)
     # -I: neither the environment nor the current directory decides what is imported.
     process = subprocess.run(
         [sys.executable, "-I", str(SCRIPT), str(artifact), f"--output={path}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         encoding="utf-8",
         errors="replace",
         check=False,

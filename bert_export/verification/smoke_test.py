@@ -28,10 +28,10 @@ from typing import Any
 # TensorFlow reads this when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from tensorflow.core.framework import tensor_pb2  # noqa: E402
-from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 FORMAT_VERSION = 1
 # Largest difference from the recorded predictions: absolute up to 1, relative above.
@@ -423,6 +423,9 @@ def check_empty_row(artifact: Artifact, signature: str) -> str:
     length = max(len(row[_ids(artifact)]) for row in rows)
     empty = {name: [0] * min(len(values), 1) for name, values in rows[0].items()}
     empty = trim(artifact, empty, length)
+    for name, values in predict(encode(artifact, signature, [empty])).items():
+        if not np.isfinite(values).all():
+            raise Failed(f"of an empty row alone, {name} is not finite")
     for place in (0, len(rows) // 2, len(rows)):
         batch = [*rows[:place], empty, *rows[place:]]
         outputs = predict(encode(artifact, signature, batch))
@@ -432,7 +435,7 @@ def check_empty_row(artifact: Artifact, signature: str) -> str:
         others = {name: np.delete(value, place, 0) for name, value in outputs.items()}
         what = f"rows beside an empty one at {place}"
         compare(artifact, others, range(len(rows)), what)
-    return "first, middle and last of a batch"
+    return "alone, and first, middle and last of a batch"
 
 
 def check_probabilities(artifact: Artifact, signature: str) -> str:
@@ -545,7 +548,7 @@ def check_malformed(artifact: Artifact, signature: str) -> str:
         except Exception as error:
             problems.append(
                 f"{what}: {type(error).__name__}, expected InvalidArgument "
-                f"({first_line(error)})"
+                f"({cause(error)})"
             )
         outputs = predict(encode(artifact, signature, rows[:1]))
         compare(artifact, outputs, [0], f"the request after {what!r}")
@@ -614,9 +617,16 @@ def wire_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 # --- the report ---------------------------------------------------------------------
 
 
-def first_line(error: BaseException) -> str:
-    """An exception's message, cut to one line."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def cause(error: BaseException) -> str:
+    """The line of an exception's message that says why, cut to 300 characters.
+
+    TensorFlow puts a traceback before it and the node's name, as `[[...]]`, after it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    nodes = [number for number, line in enumerate(lines) if line.startswith("[[")]
+    if nodes and nodes[0] > 0:
+        return lines[nodes[0] - 1][:300]
+    return (lines or [""])[0][:300]
 
 
 def run_check(
@@ -630,7 +640,7 @@ def run_check(
     except Failed as error:
         result, detail = "failed", str(error)
     except Exception as error:
-        result, detail = "failed", f"{type(error).__name__}: {first_line(error)}"
+        result, detail = "failed", f"{type(error).__name__}: {cause(error)}"
     checks.append({"name": name, "result": result, "detail": detail})
 
 

@@ -54,7 +54,10 @@ def test_candidates_come_from_the_mention_or_the_alias_table(tmp_path):
         (),
     ]
     assert list(corpus.mentions("dev")) == []
-    assert corpus.files == [tmp_path / "e.jsonl", tmp_path / "m.jsonl"]
+    assert corpus.files == {
+        "entities": tmp_path / "e.jsonl",
+        "train": tmp_path / "m.jsonl",
+    }
 
 
 def test_only_train_gets_a_missed_gold_and_the_cap_holds(tmp_path):
@@ -174,9 +177,10 @@ def test_the_wordnet_builder_works_in_the_workdir_and_reuses_it(tmp_path, wordne
     )
     facts = json.loads((tmp_path / "work/corpus/wordnet.json").read_text())
     assert dict(found) == {k: v for k, v in facts["mentions"].items() if v}
-    assert {path.parent for path in corpus.files} == {tmp_path / "work" / "corpus"}
-    times = [path.stat().st_mtime_ns for path in corpus.files]
-    assert [path.stat().st_mtime_ns for path in load(config, tmp_path).files] == times
+    assert {path.parent for path in corpus.files.values()} == {tmp_path / "work" / "corpus"}
+    times = [path.stat().st_mtime_ns for path in corpus.files.values()]
+    again = load(config, tmp_path).files.values()
+    assert [path.stat().st_mtime_ns for path in again] == times
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def edit_golden(artifact: Path, edit: Callable[[list[dict[str, Any]]], None]) ->
     path = artifact / smoke_test.GOLDEN
     golden = json.loads(path.read_text())
     edit(golden["requests"])
-    path.write_text(json.dumps(golden))
+    path.write_text(json.dumps(golden, indent=1) + "\n")
 
 
 def test_a_good_artifact_passes(artifact):
@@ -389,7 +389,7 @@ def test_tampered_golden_request(artifact):
 
     edit_golden(artifact, tamper)
     found = failures(artifact)
-    assert "golden_requests.json was altered" in found["files"]
+    assert "assets.extra/golden_requests.json" in found["files"]
     rehash(artifact)
     found = failures(artifact)
     assert "files" not in found
