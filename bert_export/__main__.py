@@ -49,6 +49,10 @@ def main(argv: list[str]) -> int:
         # The reader of our output has gone, as `| head` does.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
+    except OSError as error:
+        # Outside of any stage, as in reading an artifact.
+        print(f"bert-export: {argv[1]} failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("bert-export: interrupted; run again to go on", file=sys.stderr)
         return 130

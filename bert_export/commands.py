@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import textwrap
 from collections.abc import Callable
@@ -60,14 +59,24 @@ _TEXT = flags.DEFINE_multi_string(
     "text", [], "link: a sentence with its mention in [[double brackets]]."
 )
 _INPUT = flags.DEFINE_string(
-    "input", None, "link: a file of such sentences or of mentions as JSON Lines; - is "
-    "standard input."
+    "input",
+    None,
+    "link: a file of such sentences or of mentions as JSON Lines; - is standard input.",
 )
 _ENTITIES = flags.DEFINE_string(
     "entities", None, "link: entities to link to. Default: those of the corpus."
 )
-_LIMIT = flags.DEFINE_integer(
-    "limit", None, "link: only so many of the first mentions.", lower_bound=1
+_SAMPLE = flags.DEFINE_integer(
+    "sample",
+    None,
+    "link: only so many mentions, drawn at random and always the same.",
+    lower_bound=1,
+)
+_SHOW = flags.DEFINE_integer(
+    "show",
+    None,
+    "link: print the candidates of only so many mentions; the totals are of all.",
+    lower_bound=0,
 )
 _TOP = flags.DEFINE_integer(
     "top", 3, "link: candidates to show of each mention.", lower_bound=1
@@ -141,12 +150,14 @@ def link() -> None:
 
     linker = linking.ArtifactLinker(artifact, _ENTITIES.value, _WORKDIR.value)
     mentions = linking.read_input(_TEXT.value, _INPUT.value, linker.entities)
-    linked = linker.link(itertools.islice(mentions, _LIMIT.value))
+    if _SAMPLE.value:
+        mentions = linking.sample(mentions, _SAMPLE.value)
+    linked = linker.link(mentions)
     if _JSON.value:
         for result in linked:
             print(json.dumps(result.to_dict(), ensure_ascii=False))
     else:
-        print(linking.table(linked, _TOP.value))
+        print(linking.table(linked, _TOP.value, _SHOW.value))
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
@@ -209,7 +220,10 @@ def _config_and_workdir() -> tuple[Config, Path]:
 def _artifact() -> Path:
     """The version directory that --artifact names, or the newest of the workdir."""
     if _ARTIFACT.value:
-        return Path(_ARTIFACT.value)
+        artifact = Path(_ARTIFACT.value)
+        if not artifact.is_dir():
+            raise UserError(f"--artifact: there is no directory {artifact}")
+        return artifact
     config, workdir = _config_and_workdir()
     from bert_export import pipeline
     from bert_export.export import publish

@@ -132,6 +132,8 @@ class EvalConfig:
     checkpoint_mentions: int | None = None
     # Thresholds are chosen on 'dev' whatever split is reported.
     split: str = "test"
+    # Mentions of each split that are scored after training; unset: all.
+    max_mentions: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +191,8 @@ def check_key(path: str) -> None:
         _check_known(name, hints, key)
         node, key = hints[name], f"{key}.{name}"
     if dataclasses.is_dataclass(node):
-        raise UserError(
-            f"{key}: expected one of its options: {', '.join(typing.get_type_hints(node))}"
-        )
+        options = ", ".join(field.name for field in dataclasses.fields(node))
+        raise UserError(f"{key}: a group; set one of its options: {options}")
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
@@ -367,15 +368,19 @@ def _check_values(config: Config) -> None:
         "log_steps",
     ):
         require(getattr(train, key) >= 1, f"train.{key}", "1 or more")
-    for key in ("learning_rate", "epochs", "clip_norm", "weight_decay"):
+    for key in (
+        "learning_rate",
+        "epochs",
+        "clip_norm",
+        "weight_decay",
+        "pointwise_weight",
+    ):
         require(math.isfinite(getattr(train, key)), f"train.{key}", "a finite number")
     require(config.eval.mentions_per_batch >= 1, "eval.mentions_per_batch", "1 or more")
     require(config.eval.split in ("dev", "test"), "eval.split", "'dev' or 'test'")
-    require(
-        config.eval.checkpoint_mentions is None or config.eval.checkpoint_mentions >= 1,
-        "eval.checkpoint_mentions",
-        "1 or more",
-    )
+    for key in ("checkpoint_mentions", "max_mentions"):
+        value = getattr(config.eval, key)
+        require(value is None or value >= 1, f"eval.{key}", "1 or more")
     require(
         bool(config.export.formats) and set(config.export.formats) <= set(FORMATS),
         "export.formats",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
+import random
 import shutil
 import sys
 import tempfile
@@ -57,6 +57,19 @@ class LinkedMention:
         """The entity id that the mention is linked to; None for NIL."""
         return None if self.is_nil else self.candidates[0].entity.id
 
+    @property
+    def is_right(self) -> bool:
+        """Whether the prediction is the gold entity."""
+        return self.prediction == self.mention.gold
+
+    @property
+    def first_is_right(self) -> bool:
+        """Whether the corpus's first candidate is the gold entity."""
+        return any(
+            candidate.prior_rank == 1 and candidate.entity.id == self.mention.gold
+            for candidate in self.candidates
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with stable keys."""
         return {
@@ -99,19 +112,24 @@ class ArtifactLinker:
         described = manifest.read(artifact)
         config: Config = resolve(described["config"])
         bad = BadRecords(config.corpus.max_bad_records)
+        if entities is None and config.corpus.builder == "jsonl":
+            entities = config.corpus.entities
         if entities is not None:
+            if not Path(entities).is_file():
+                raise UserError(
+                    f"link: there is no file {entities}; name the entities to link to "
+                    "with --entities=FILE"
+                )
             self.entities = {e.id: e for e in jsonl.read_entities(entities, bad)}
-        elif config.corpus.builder == "wordnet" and workdir is None:
+        elif workdir is None:
             raise UserError(
                 "link: name the entities with --entities=FILE, or the --workdir in "
                 "which the WordNet corpus was built"
             )
         else:
-            corpus = load_corpus(config.corpus, Path(workdir or "."), bad)
+            corpus = load_corpus(config.corpus, Path(workdir), bad)
             self.entities = corpus.entities
-        self._aliases = AliasTable(
-            self.entities.values(), config.corpus.max_candidates
-        )
+        self._aliases = AliasTable(self.entities.values(), config.corpus.max_candidates)
         self._fields = config.features.candidate_fields
         self._spec = FeatureSpec.from_config(config.features)
         vocab = load_vocab(artifact / saved_model.ASSETS_EXTRA / saved_model.VOCAB_FILE)
@@ -122,8 +140,7 @@ class ArtifactLinker:
             self._model = tf.saved_model.load(str(artifact))
         except Exception as error:
             raise UserError(
-                f"{artifact}: TensorFlow cannot load it: "
-                f"{str(error).splitlines()[0]}"
+                f"{artifact}: TensorFlow cannot load it: {str(error).splitlines()[0]}"
             ) from error
         self._signature = self._model.signatures[saved_model.TENSORS_SIGNATURE]
 
@@ -232,18 +249,40 @@ def read_input(
     """
     for text in texts:
         yield jsonl.parse_marked_text(text)
-    if path is None:
-        return
-    with contextlib.ExitStack() as stack:
-        if path == "-":
-            copy = stack.enter_context(tempfile.NamedTemporaryFile(suffix="-stdin"))
+    if path == "-":
+        with tempfile.NamedTemporaryFile() as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()
-            path = copy.name
-        if _is_json_lines(path):
-            yield from jsonl.read_mentions(path, BadRecords(), entities)
-        else:
-            yield from _marked_lines(path)
+            try:
+                yield from _read_file(copy.name, entities)
+            except UserError as error:
+                message = str(error).replace(copy.name, "standard input")
+                raise UserError(message) from error
+    elif path is not None:
+        yield from _read_file(path, entities)
+
+
+def _read_file(path: str, entities: Container[str]) -> Iterator[Mention]:
+    if _is_json_lines(path):
+        yield from jsonl.read_mentions(path, BadRecords(), entities)
+    else:
+        yield from _marked_lines(path)
+
+
+def sample(mentions: Iterable[Mention], size: int) -> Iterator[Mention]:
+    """At most `size` mentions, in their order; the same ones on every call.
+
+    One pass with a reservoir of `size` (Vitter 1985, algorithm R).
+    """
+    drawn: list[tuple[int, Mention]] = []
+    generator = random.Random(0)
+    for number, mention in enumerate(mentions):
+        if len(drawn) < size:
+            drawn.append((number, mention))
+        elif (place := generator.randrange(number + 1)) < size:
+            drawn[place] = (number, mention)
+    for _, mention in sorted(drawn, key=lambda item: item[0]):
+        yield mention
 
 
 def _is_json_lines(path: str) -> bool:
@@ -269,32 +308,38 @@ def _marked_lines(path: str) -> Iterator[Mention]:
             raise UserError(f"link: {path} is not UTF-8: {error}") from error
 
 
-def table(linked: Iterable[LinkedMention], top: int) -> str:
-    """Ranked candidates for people: a block a mention, and a line of totals.
+def table(
+    linked: Iterable[LinkedMention], top: int, show: int | None = None
+) -> str:
+    """Ranked candidates for people: a block a mention, and the totals.
 
-    Where the gold entity is known, it is marked, and the totals compare the links
-    with always taking the corpus's first candidate (the most frequent sense).
+    Where the gold entity is known, it is marked, and the links are compared with
+    always taking the corpus's first candidate (the most frequent sense).
+
+    Args:
+      linked: what to show.
+      top: candidates to show of each mention.
+      show: mentions to show, spread over `linked`; None for all.
     """
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
-    blocks, golds, right, first_right = [], 0, 0, 0
-    for result in linked:
-        mention = result.mention
-        if mention.gold is not None:
-            golds += 1
-            right += result.prediction == mention.gold
-            first_right += any(
-                candidate.prior_rank == 1 and candidate.entity.id == mention.gold
-                for candidate in result.candidates
-            )
-        blocks.append(_block(result, top, width))
-    if golds:
+    results = list(linked)
+    shown = results
+    if show is not None:
+        shown = [results[i * len(results) // show] for i in range(show) if results]
+    blocks = [_block(result, top, width) for result in shown]
+    known = [result for result in results if result.mention.gold is not None]
+    if known:
+        rows = [
+            ["linked by the model", sum(result.is_right for result in known)],
+            ["first candidate", sum(result.first_is_right for result in known)],
+        ]
         blocks.append(
             tabulate(
                 [
-                    ["linked right", f"{right} of {golds}"],
-                    ["first candidate right", f"{first_right} of {golds}"],
+                    [name, right, len(known), f"{100 * right / len(known):.1f} %"]
+                    for name, right in rows
                 ],
-                tablefmt="plain",
+                headers=["", "right", "of", ""],
             )
         )
     return "\n\n".join(blocks)
@@ -306,14 +351,17 @@ def _block(result: LinkedMention, top: int, width: int) -> str:
         f"{mention.text[: mention.start]}[[{mention.surface}]]"
         f"{mention.text[mention.end :]}"
     )
-    verdict = ""
-    if mention.gold is not None:
-        verdict = "  ✓" if result.prediction == mention.gold else "  ✗"
-    title = f"{marked}{verdict}"
+    title = marked
     if not result.candidates:
         return f"{title}\n  NIL: no entity has this name"
     if result.is_nil:
         title += "\n  NIL: no candidate is likely enough"
+    if mention.gold is not None:
+        model, first = (
+            "right" if is_right else "wrong"
+            for is_right in (result.is_right, result.first_is_right)
+        )
+        title += f"\n  model {model}, first candidate {first}"
     rows = [
         [
             rank,

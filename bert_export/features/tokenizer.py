@@ -120,14 +120,19 @@ class WordPiece:
     """
 
     def __init__(self, vocab: Sequence[str], lower_case: bool = True):
-        """Compiles the tokenizer for a vocabulary of `load_vocab`."""
-        # Kept as arrays: a tensor would belong to the graph it was made in.
-        self._wordpiece_model = np.frombuffer(
-            wordpiece_builder.build_fast_wordpiece_model(
+        """Compiles the tokenizer for a vocabulary of `load_vocab`.
+
+        Raises:
+          UserError: A vocabulary without any word piece but special tokens.
+        """
+        try:
+            wordpiece_model = wordpiece_builder.build_fast_wordpiece_model(
                 list(vocab), MAX_BYTES_PER_WORD, SUFFIX_INDICATOR, UNK, False, False
-            ),
-            np.uint8,
-        )
+            )
+        except RuntimeError as error:
+            raise UserError(f"vocabulary of {len(vocab)} pieces: {error}") from error
+        # Kept as arrays: a tensor would belong to the graph it was made in.
+        self._wordpiece_model = np.frombuffer(wordpiece_model, np.uint8)
         self._normalizer_model = np.frombuffer(
             normalizer_builder.build_fast_bert_normalizer_model(lower_case), np.uint8
         )

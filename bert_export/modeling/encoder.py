@@ -71,14 +71,8 @@ class SelfAttention(tf.Module):
         self, x: tf.Tensor, layout: Packing | Padding, training: bool
     ) -> tf.Tensor:
         """Every token of `x` [tokens, hidden] attends to its own row; same shape."""
-        projections = (self.query, self.key, self.value)
-        # One matmul and one gather for all three.
-        projected = tf.nn.bias_add(
-            tf.matmul(x, tf.concat([p.kernel for p in projections], axis=1)),
-            tf.concat([p.bias for p in projections], axis=0),
-        )
-        query, key, value = tf.split(layout.unpack(projected), 3, axis=1)
-        return layout.pack(self._attend(query, key, value, layout.mask, training))
+        query = layout.unpack(self.query(x))
+        return layout.pack(self._attend(query, x, layout, training))
 
     def read(
         self,
@@ -88,43 +82,33 @@ class SelfAttention(tf.Module):
         training: bool,
     ) -> tf.Tensor:
         """Only `readers` [batch * reads, hidden] attend to `x`; same shape."""
-        return self._attend(
-            self.query(readers),
-            layout.unpack(self.key(x)),
-            layout.unpack(self.value(x)),
-            layout.mask,
-            training,
-        )
+        return self._attend(self.query(readers), x, layout, training)
 
     def _attend(
-        self,
-        query: tf.Tensor,
-        key: tf.Tensor,
-        value: tf.Tensor,
-        mask: tf.Tensor,
-        training: bool,
+        self, query: tf.Tensor, x: tf.Tensor, layout: Packing | Padding, training: bool
     ) -> tf.Tensor:
-        """Softmax attention within each row.
+        """Softmax attention of queries to the tokens of their row.
 
         Args:
-          query: [batch * queries, hidden].
-          key: [batch * length, hidden].
-          value: [batch * length, hidden].
-          mask: [batch, length] float32.
+          query: [batch * queries, hidden], equally many for each row.
+          x: [tokens, hidden].
+          layout: where the tokens are.
           training: whether dropout applies.
 
         Returns:
           The context of each query, [batch * queries, hidden].
         """
-        batch, length = tf.unstack(tf.shape(mask))
+        batch, length = tf.unstack(tf.shape(layout.mask))
         queries = tf.shape(query)[0] // tf.maximum(batch, 1)
         query = self._heads(query, batch, queries) * self.config.head_size**-0.5
-        scores = tf.matmul(query, self._heads(key, batch, length), transpose_b=True)
-        scores += (1.0 - mask[:, tf.newaxis, tf.newaxis, :]) * MASKED
+        key = self._heads(layout.unpack(self.key(x)), batch, length)
+        value = self._heads(layout.unpack(self.value(x)), batch, length)
+        hidden_slots = 1.0 - layout.mask[:, tf.newaxis, tf.newaxis, :]
+        scores = tf.matmul(query, key, transpose_b=True) + hidden_slots * MASKED
         probabilities = dropout(
             tf.nn.softmax(scores), self.config.attention_probs_dropout_prob, training
         )  # [batch, heads, queries, length]
-        context = tf.matmul(probabilities, self._heads(value, batch, length))
+        context = tf.matmul(probabilities, value)
         return tf.reshape(
             tf.transpose(context, [0, 2, 1, 3]), [-1, self.config.hidden_size]
         )
@@ -220,16 +204,7 @@ class BertEncoder(tf.Module):
         positions = tf.range(seq_length)
         real = tf.logical_or(tf.not_equal(input_mask, 0), tf.equal(positions, 0))
         reads = _real_positions(tf.cast(reads, tf.int32), positions, real)
-        # Places in [batch * seq_length].
-        places = tf.range(batch * seq_length)
-        read_places = tf.range(batch)[:, tf.newaxis] * seq_length + reads
-        if padded:
-            layout = Padding(tf.cast(real, tf.float32))
-            readers = tf.reshape(read_places, [-1])
-        else:
-            layout = Packing.of(real)
-            places = layout.source
-            readers = tf.gather(layout.number, tf.reshape(read_places, [-1]))
+        layout, places, readers = _lay_out(real, reads, padded)
         x = self.embeddings(
             tf.gather(tf.reshape(input_ids, [-1]), places),
             places % tf.maximum(seq_length, 1),
@@ -245,6 +220,29 @@ class BertEncoder(tf.Module):
             states = self.layers[-1].read(x, tf.gather(x, readers), layout, training)
         shape = [batch, tf.shape(reads)[1], self.hidden_size]
         return tf.reshape(states, shape)
+
+
+def _lay_out(
+    real: tf.Tensor, reads: tf.Tensor, padded: bool
+) -> tuple[Packing | Padding, tf.Tensor, tf.Tensor]:
+    """Decides which places of a batch become tokens.
+
+    Args:
+      real: [batch, seq_length] bool.
+      reads: [batch, reads] int32, positions of real tokens.
+      padded: every place, or only the real ones.
+
+    Returns:
+      The layout; each token's place in [batch * seq_length]; and the tokens that
+      `reads` names, [batch * reads].
+    """
+    batch, seq_length = tf.unstack(tf.shape(real))
+    read_places = tf.reshape(tf.range(batch)[:, tf.newaxis] * seq_length + reads, [-1])
+    if padded:
+        layout = Padding(tf.cast(real, tf.float32))
+        return layout, tf.range(batch * seq_length), read_places
+    packing = Packing.of(real)
+    return packing, packing.source, tf.gather(packing.number, read_places)
 
 
 def _real_positions(

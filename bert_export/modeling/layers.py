@@ -60,7 +60,21 @@ class LayerNorm(tf.Module):
 
 
 def dropout(x: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
-    """`x` with a part `rate` of its elements zeroed, the rest scaled up."""
+    """`x` with a part `rate` of its elements zeroed and the others scaled up.
+
+    Decides each element with 16 random bits, half of what tf.nn.dropout draws, which
+    makes training measurably faster; `rate` is rounded to a multiple of 2**-16.
+    """
     if not training or rate == 0:
         return x
-    return tf.nn.dropout(x, rate)
+    levels = 2**16
+    dropped = round(rate * levels)
+    size = tf.size(x)
+    # Drawn anew in every step, from the graph's seed.
+    seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+    words = tf.random.stateless_uniform(
+        [(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32
+    )
+    bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size]
+    kept = tf.cast(tf.reshape(bits, tf.shape(x)) >= dropped, x.dtype)
+    return x * (kept * (levels / (levels - dropped)))

@@ -82,7 +82,9 @@ def create_train_op(
         return step.assign_add(1, read_value=False)
 
 
-def _dense(gradient: tf.Tensor | tf.IndexedSlices | None, variable: tf.Variable):
+def _dense(
+    gradient: tf.Tensor | tf.IndexedSlices | None, variable: tf.Variable
+) -> tf.Tensor:
     """The gradient as one tensor of the variable's shape.
 
     The gradient of a gathered table names only the rows that were read, some of them

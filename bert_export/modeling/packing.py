@@ -7,9 +7,13 @@ the tokens go into `[batch * length, width]` slots and come back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
+
+# From the gradient of a function's output to that of its input.
+Gradient = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Packing(NamedTuple):
@@ -50,7 +54,7 @@ class Packing(NamedTuple):
         """
 
         @tf.custom_gradient
-        def gather(x: tf.Tensor):
+        def gather(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
             # A token stands in exactly one filled slot, and what empty slots hold is
             # masked: the scatter-add that differentiates a gather is a gather itself.
             return tf.gather(x, self.slots), lambda dy: tf.gather(dy, self.target)
@@ -61,7 +65,7 @@ class Packing(NamedTuple):
         """`[batch * length, width]` to `[tokens, width]`."""
 
         @tf.custom_gradient
-        def gather(x: tf.Tensor):
+        def gather(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
             def grad(dy: tf.Tensor) -> tf.Tensor:
                 # Nothing was read from an empty slot, so its gradient is zero, not
                 # that of token 0, which `slots` names there.

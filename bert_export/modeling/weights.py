@@ -23,6 +23,8 @@ VOCAB_NAMES = ("vocab.txt", "tokenizer.json")
 HEAD = "linker/"
 # A training checkpoint's variables that are no weights.
 NO_WEIGHTS = ("/adam_m", "/adam_v", "global_step")
+# What TensorFlow's checkpoint reader turns a damaged file's error into, by its kind.
+_READ_ERRORS = (ValueError, RuntimeError, LookupError, tf.errors.OpError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,14 +202,14 @@ def _compare(
 def _open(prefix: str) -> tf.train.CheckpointReader:
     try:
         return tf.train.load_checkpoint(prefix)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+    except _READ_ERRORS as error:
         raise UserError(f"{prefix}: cannot read the checkpoint: {error}") from error
 
 
 def _read(prefix: str, reader: tf.train.CheckpointReader, name: str) -> np.ndarray:
     try:
         return reader.get_tensor(name)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+    except _READ_ERRORS as error:
         raise UserError(
             f"{prefix}: cannot read {name}; the checkpoint's data file is damaged or "
             f"incomplete: {error}"

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from bert_export.config import Config
-from bert_export.files import write_text
 from bert_export.features.records import RecordSet
+from bert_export.files import write_text
 from bert_export.modeling.precision import bfloat16_session_config
 from bert_export.training.input_fn import ordered_input_fn, train_input_fn
 from bert_export.training.model_fn import ModelParams, model_fn
@@ -147,23 +147,20 @@ def _newest_step(model_dir: Path) -> int:
 
 
 class _ProgressHook(tf.estimator.SessionRunHook):
-    """Moves a progress bar by the global step and shows a smoothed loss."""
+    """Moves a progress bar a step at a time and shows a smoothed loss."""
 
     def __init__(self, progress: tqdm) -> None:
         self._progress = progress
         self._loss: float | None = None
 
     def before_run(self, run_context):
-        graph = run_context.session.graph
+        losses = tf.compat.v1.GraphKeys.LOSSES
         return tf.estimator.SessionRunArgs(
-            {
-                "step": tf.compat.v1.train.get_global_step(graph),
-                "loss": graph.get_collection(tf.compat.v1.GraphKeys.LOSSES)[0],
-            }
+            run_context.session.graph.get_collection(losses)[0]
         )
 
     def after_run(self, run_context, run_values):
-        loss = float(run_values.results["loss"])
+        loss = float(run_values.results)
         self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
         self._progress.set_postfix(loss=f"{self._loss:.3f}", refresh=False)
         self._progress.update(1)

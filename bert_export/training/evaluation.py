@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bert_export.errors import UserError
 from bert_export.features.records import RecordSet
 from bert_export.features.spec import FeatureSpec
-from bert_export.training.input_fn import ordered_input_fn
+from bert_export.training.input_fn import chosen_mentions, ordered_input_fn
 from bert_export.training.metrics import Ranking, choose_nil_threshold, link_metrics
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
@@ -23,8 +23,9 @@ def rank_split(
     records: RecordSet,
     spec: FeatureSpec,
     mentions_per_batch: int,
+    max_mentions: int | None = None,
 ) -> Ranking:
-    """Scores all pairs of a split.
+    """Scores the pairs of a split.
 
     Args:
       estimator: of the model.
@@ -32,19 +33,23 @@ def rank_split(
       records: the split.
       spec: its features.
       mentions_per_batch: whole mentions a batch.
+      max_mentions: only so many, spread over the split; None for all.
 
     Returns:
       The scores beside the records' gold.
     """
-    scores = np.empty(records.num_records, np.float64)
-    probabilities = np.empty(records.num_records, np.float64)
+    chosen = chosen_mentions(records, max_mentions)
+    sizes = records.mention_sizes[chosen]
+    scores = np.empty(sizes.sum(), np.float64)
+    probabilities = np.empty(sizes.sum(), np.float64)
     predictions = estimator.predict(
-        ordered_input_fn(records, spec, mentions_per_batch), checkpoint_path=checkpoint
+        ordered_input_fn(records, spec, mentions_per_batch, max_mentions),
+        checkpoint_path=checkpoint,
     )
     for row, prediction in enumerate(
         tqdm(
             predictions,
-            total=records.num_records,
+            total=len(scores),
             unit="pair",
             desc=f"evaluate {records.split}",
             disable=None,
@@ -52,13 +57,15 @@ def rank_split(
     ):
         scores[row] = prediction[SCORE]
         probabilities[row] = prediction[PROBABILITIES][1]
+    # Mentions without candidates have no records to choose from.
+    share = len(chosen) / max(1, records.num_mentions)
     return Ranking(
         scores,
         probabilities,
-        records.mention_sizes,
-        records.gold,
-        records.no_candidates["nil"],
-        records.no_candidates["missed"],
+        sizes,
+        records.gold[chosen],
+        round(share * records.no_candidates["nil"]),
+        round(share * records.no_candidates["missed"]),
     )
 
 
@@ -69,6 +76,7 @@ def evaluate(
     reported: RecordSet,
     spec: FeatureSpec,
     mentions_per_batch: int,
+    max_mentions: int | None = None,
 ) -> dict[str, Any]:
     """Measures `reported`, with the NIL threshold chosen on `dev`.
 
@@ -79,6 +87,7 @@ def evaluate(
       reported: the split to measure.
       spec: the features of both.
       mentions_per_batch: whole mentions a batch.
+      max_mentions: only so many of each split; None for all.
 
     Returns:
       The figures of `link_metrics`, and the split's name.
@@ -92,15 +101,17 @@ def evaluate(
             f"set config.corpus.{reported.split}_mentions or "
             f"config.corpus.{reported.split}_fraction, or config.eval.split"
         )
-    ranking = rank_split(estimator, checkpoint, reported, spec, mentions_per_batch)
+
+    def rank(records: RecordSet) -> Ranking:
+        return rank_split(
+            estimator, checkpoint, records, spec, mentions_per_batch, max_mentions
+        )
+
+    ranking = rank(reported)
     threshold = None
     if dev.num_mentions and (dev.gold < 0).any():
-        dev_ranking = (
-            ranking
-            if dev.split == reported.split
-            else rank_split(estimator, checkpoint, dev, spec, mentions_per_batch)
-        )
-        threshold = choose_nil_threshold(dev_ranking)
+        same = dev.split == reported.split
+        threshold = choose_nil_threshold(ranking if same else rank(dev))
     return {"split": reported.split, **link_metrics(ranking, threshold)}
 
 
@@ -121,9 +132,10 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         ]
     ]
     for group in metrics["by_candidates"]:
+        number = group["candidates"]
         rows.append(
             [
-                f"with {group['candidates']} candidates",
+                f"with {number} candidate{'s' if number != '1' else ''}",
                 group["mentions"],
                 percent(group["link_accuracy"]),
                 percent(group["first_candidate"]),

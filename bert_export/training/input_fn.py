@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from bert_export.features.records import RecordSet
@@ -69,14 +70,28 @@ def ordered_input_fn(
 
     def input_fn(params: object = None) -> tf.data.Dataset:
         del params
-        mentions = _mentions(records)
-        if max_mentions is not None:
-            # A corpus may be sorted, so its first mentions would not stand for all.
-            every = max(1, records.num_mentions // max_mentions)
-            mentions = mentions.shard(every, 0).take(max_mentions)
+        chosen = chosen_mentions(records, max_mentions)
+        every = int(chosen[1]) if len(chosen) > 1 else 1
+        mentions = _mentions(records).shard(every, 0).take(len(chosen))
         return _parse(mentions.ragged_batch(mentions_per_batch), spec)
 
     return input_fn
+
+
+def chosen_mentions(records: RecordSet, max_mentions: int | None) -> np.ndarray:
+    """Which mentions `ordered_input_fn` takes.
+
+    A corpus may be sorted, so its first mentions would not stand for all.
+
+    Args:
+      records: the split.
+      max_mentions: at most so many; None for all.
+
+    Returns:
+      [chosen mentions] int: evenly spaced indices, from 0.
+    """
+    every = max(1, records.num_mentions // (max_mentions or records.num_mentions or 1))
+    return np.arange(0, records.num_mentions, every)[:max_mentions]
 
 
 def _mentions(records: RecordSet) -> tf.data.Dataset:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = (
-    "bank river the money he sat on of a place for un ##aff ##able ##bank ##ing "
-    "##s 北 京 银 行 มา ##ก ก า بنك ##ك ب ن москва ος σ ##σ mask unk cls sep"
-).split()
+WORDS = """
+    bank river the money he sat on of a place for un ##aff ##able ##bank ##ing
+    ##s 北 京 银 行 มา ##ก ก า بنك ##ك ب ن москва ος σ ##σ mask unk cls sep
+"""
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,6 @@ def vocab() -> list[str]:
         *(f"##{letter}" for letter in letters),
         *jamo,
         *(f"##{letter}" for letter in (*jamo, *finals)),
-        *WORDS,
+        *WORDS.split(),
     ]
     return list(dict.fromkeys(pieces))

@@ -150,10 +150,9 @@ def test_checks_are_upstream_of_every_feature_in_a_graph_of_tensorflow_1():
         serialized = tf.compat.v1.placeholder(tf.string, [None])
         features = parse_and_check(serialized)
         for example in bad.values():
-            for name, tensor in features.items():
+            for tensor in features.values():
                 with pytest.raises(INVALID):
                     session.run(tensor, {serialized: [example]})
-                    pytest.fail(f"{name} does not depend on the assertions")
         good = [SPEC.encode_example(row())]
         assert session.run(features["end_ps"], {serialized: good}) == [2]
 

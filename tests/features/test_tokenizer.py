@@ -80,7 +80,7 @@ def test_bad_vocab_txt(tmp_path, pieces, message):
 
 
 def test_unreadable_vocab(tmp_path):
-    with pytest.raises(UserError, match="none.txt: vocabulary not readable"):
+    with pytest.raises(UserError, match=r"none\.txt: vocabulary not readable"):
         load_vocab(tmp_path / "none.txt")
     path = tmp_path / "vocab.txt"
     path.write_bytes(b"[PAD]\n\xff\xfe\n")
@@ -133,6 +133,11 @@ def test_bad_tokenizer_json(tmp_path, content, message):
 )
 def test_pieces(vocab, text, expected):
     assert pieces_of(vocab, text) == expected
+
+
+def test_vocab_of_special_tokens_alone():
+    with pytest.raises(UserError, match="vocabulary of 4 pieces"):
+        WordPiece(MINIMAL[:4])
 
 
 def test_cased(vocab):

@@ -30,7 +30,9 @@ def hidden_states(
 
     def norm(name: str, x: np.ndarray) -> np.ndarray:
         centred = x - x.mean(-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + config.layer_norm_eps)
+        deviation = np.sqrt(
+            (centred**2).mean(-1, keepdims=True) + config.layer_norm_eps
+        )
         return centred / deviation * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
     batch, seq_length = input_ids.shape
@@ -62,7 +64,5 @@ def hidden_states(
         )
         inner = dense(f"{layer}/intermediate/dense", x)
         inner = inner * 0.5 * (1.0 + _erf(inner / math.sqrt(2.0)))
-        x = norm(
-            f"{layer}/output/LayerNorm", x + dense(f"{layer}/output/dense", inner)
-        )
+        x = norm(f"{layer}/output/LayerNorm", x + dense(f"{layer}/output/dense", inner))
     return x

@@ -74,9 +74,7 @@ def test_packed_equals_padded_for_random_masks(seed: int):
     mask = (rng.random(shape) < rng.random([shape[0], 1])).astype(np.int64)
     linker = tiny_linker(seed=seed)
     batch = random_batch(mask, seed=seed)
-    np.testing.assert_allclose(
-        linker(*batch), linker(*batch, padded=True), atol=1e-5
-    )
+    np.testing.assert_allclose(linker(*batch), linker(*batch, padded=True), atol=1e-5)
     assert not disagreements(linker, batch)
 
 
@@ -102,11 +100,10 @@ def test_the_comparison_notices_gradients_from_empty_slots(
 
     monkeypatch.setattr(encoder_module, "Packing", Trapped)
     linker, batch = tiny_linker(), random_batch(masks()["ragged"])
-    np.testing.assert_allclose(
-        linker(*batch), linker(*batch, padded=True), atol=1e-5
-    )
-    with pytest.raises(AssertionError, match="attention/self/key/kernel"):
-        assert not disagreements(linker, batch)
+    np.testing.assert_allclose(linker(*batch), linker(*batch, padded=True), atol=1e-5)
+    wrong = disagreements(linker, batch)
+    for name in ("query/kernel", "key/kernel", "value/kernel"):
+        assert wrong[f"bert/encoder/layer_0/attention/self/{name}:0"] > 0.1
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -149,7 +146,9 @@ def test_what_the_mask_hides_has_no_influence():
 
 @pytest.mark.parametrize("seq_length", [0, 5])
 def test_an_empty_batch_has_no_logits(seq_length: int):
-    batch = Batch(*[np.zeros([0, seq_length], np.int64)] * 3, np.zeros([0, 2], np.int64))
+    batch = Batch(
+        *[np.zeros([0, seq_length], np.int64)] * 3, np.zeros([0, 2], np.int64)
+    )
     for padded in (False, True):
         assert tiny_linker()(*batch, padded=padded).shape == (0, 2)
 
@@ -271,7 +270,7 @@ def test_dropout_follows_the_seed():
     assert np.abs(first[0] - other[0]).max() > 1e-6
 
 
-def test_gradients_agree_under_dropout_of_zero():
+def test_dropout_of_zero_changes_nothing():
     config = dataclasses.replace(
         TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )

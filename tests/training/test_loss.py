@@ -34,9 +34,7 @@ def test_listwise_is_the_mean_over_mentions_with_a_gold():
 def test_listwise_of_nil_mentions_alone_is_zero_with_zero_gradient():
     scores = tf.Variable([1.0, 2.0])
     with tf.GradientTape() as tape:
-        loss = losses.listwise_loss(
-            scores, tf.constant([0, 0]), tf.constant([5, 5])
-        )
+        loss = losses.listwise_loss(scores, tf.constant([0, 0]), tf.constant([5, 5]))
     assert float(loss) == 0.0
     assert tape.gradient(loss, scores).numpy().tolist() == [0.0, 0.0]
 

@@ -1,0 +1,39 @@
+"""Dropout; the other layers are tested in the encoder, against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_export.modeling.layers import dropout
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_the_rate_and_keeps_the_mean(rate: float):
+    x = tf.ones([301, 333])  # An odd number of elements.
+    dropped = dropout(x, rate, training=True).numpy()
+    assert (dropped == 0).mean() == pytest.approx(rate, abs=0.01)
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=2e-4)
+    # Neighbours are decided apart, although two share a random word.
+    pairs = (dropped[:, :-1] == 0) & (dropped[:, 1:] == 0)
+    assert pairs.mean() == pytest.approx(rate**2, abs=0.01)
+
+
+def test_dropouts_gradient_is_its_mask():
+    x = tf.random.normal([50, 40])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = dropout(x, 0.3, training=True)
+    gradient = tape.gradient(y, x)
+    np.testing.assert_allclose(gradient * x, y, rtol=1e-6)
+
+
+def test_dropout_is_for_training_only():
+    x = tf.ones([2, 2])
+    assert dropout(x, 0.5, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+
+
+def test_dropout_of_nothing():
+    assert dropout(tf.ones([0, 4]), 0.1, training=True).shape == (0, 4)
