@@ -296,7 +296,8 @@ def _is_json_lines(path: str) -> bool:
 
 
 def _marked_lines(path: str) -> Iterator[Mention]:
-    with open(path, encoding="utf-8") as file:
+    # Editors on Windows put a byte order mark first.
+    with open(path, encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -308,9 +309,7 @@ def _marked_lines(path: str) -> Iterator[Mention]:
             raise UserError(f"link: {path} is not UTF-8: {error}") from error
 
 
-def table(
-    linked: Iterable[LinkedMention], top: int, show: int | None = None
-) -> str:
+def table(linked: Iterable[LinkedMention], top: int, show: int | None = None) -> str:
     """Ranked candidates for people: a block a mention, and the totals.
 
     Where the gold entity is known, it is marked, and the links are compared with
@@ -324,8 +323,8 @@ def table(
     width = max(60, shutil.get_terminal_size((100, 24)).columns)
     results = list(linked)
     shown = results
-    if show is not None:
-        shown = [results[i * len(results) // show] for i in range(show) if results]
+    if show is not None and show < len(results):
+        shown = [results[i * len(results) // show] for i in range(show)]
     blocks = [_block(result, top, width) for result in shown]
     known = [result for result in results if result.mention.gold is not None]
     if known:

@@ -198,7 +198,7 @@ def export(config: Config, workdir: Path, data: Data, checkpoint: str) -> Path:
         version = publish.new_version(export_dir)
         params = _model_params(config)
         estimator = training.create_estimator(config, params, workdir / "model")
-        examples = records.first_examples(
+        examples = records.spread_examples(
             data.split(config.eval.split), config.export.golden_requests
         )
         with publish.staging(export_dir, version) as staged:

@@ -183,10 +183,11 @@ def write_split(
         raise
 
 
-def first_examples(records: RecordSet, count: int) -> list[bytes]:
-    """The first serialized tf.Examples of a split, at most `count`."""
+def spread_examples(records: RecordSet, count: int) -> list[bytes]:
+    """At most `count` serialized tf.Examples, evenly spaced over a split."""
     dataset = tf.data.TFRecordDataset([str(file) for file in records.files])
-    return list(dataset.take(count).as_numpy_iterator())
+    every = max(1, records.num_records // count)
+    return list(dataset.shard(every, 0).take(count).as_numpy_iterator())
 
 
 def _write(

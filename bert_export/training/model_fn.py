@@ -92,9 +92,11 @@ def model_fn(
             model, mode=mode, loss=loss, metrics=(metric_fn, [hits, weights])
         )
 
-    if model.pretrained is not None:
+    if model.pretrained is None:
+        print("weights: random, or those of the checkpoint that training goes on from")
+    else:
         report = initialize(model.pretrained, tf.compat.v1.trainable_variables())
-        print(f"{model.pretrained}: {report}")
+        print(f"weights: {model.pretrained}: {report}")
     tf.compat.v1.summary.scalar(
         "link_accuracy",
         tf.math.divide_no_nan(tf.reduce_sum(hits * weights), tf.reduce_sum(weights)),

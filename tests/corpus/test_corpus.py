@@ -177,7 +177,9 @@ def test_the_wordnet_builder_works_in_the_workdir_and_reuses_it(tmp_path, wordne
     )
     facts = json.loads((tmp_path / "work/corpus/wordnet.json").read_text())
     assert dict(found) == {k: v for k, v in facts["mentions"].items() if v}
-    assert {path.parent for path in corpus.files.values()} == {tmp_path / "work" / "corpus"}
+    assert {path.parent for path in corpus.files.values()} == {
+        tmp_path / "work" / "corpus"
+    }
     times = [path.stat().st_mtime_ns for path in corpus.files.values()]
     again = load(config, tmp_path).files.values()
     assert [path.stat().st_mtime_ns for path in again] == times

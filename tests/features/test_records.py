@@ -20,7 +20,7 @@ from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import UserError
 from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
-from bert_export.features.records import RecordSet, first_examples, write_split
+from bert_export.features.records import RecordSet, spread_examples, write_split
 from bert_export.features.spec import MENTION_ID
 
 ENTITIES = {
@@ -165,12 +165,11 @@ def test_nothing_to_write(tmp_path, encoder, mentions):
     assert RecordSet.load(tmp_path, "train").mention_sizes.dtype == np.int64
 
 
-def test_first_examples(tmp_path, encoder):
+def test_spread_examples(tmp_path, encoder):
     found = write(tmp_path, encoder, num_shards=4)
-    examples = first_examples(found, 3)
-    assert len(examples) == 3
-    assert examples == first_examples(found, 100)[:3]
-    assert len(first_examples(found, 100)) == 8
+    everything = spread_examples(found, 100)
+    assert len(everything) == 8
+    assert spread_examples(found, 3) == everything[0:6:2]
 
 
 def test_same_fingerprint_is_not_written_again(tmp_path, encoder):

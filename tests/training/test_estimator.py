@@ -14,7 +14,7 @@ from bert_export.training.evaluation import evaluate, metrics_table, rank_split
 from bert_export.training.input_fn import ordered_input_fn
 from tests.training import tiny_task
 
-STEPS = 100
+STEPS = 60
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def learnt(tmp_path_factory):
     train = tiny_task.write(directory, "train", 400, seed=1, nil=0.1)
     dev = tiny_task.write(directory, "dev", 60, seed=2, nil=0.3)
     test = tiny_task.write(directory, "test", 60, seed=3, nil=0.3)
-    config = tiny_task.config(save_checkpoints_steps=20, keep_checkpoint_max=2)
+    config = tiny_task.config(save_checkpoints_steps=15, keep_checkpoint_max=2)
     params = tiny_task.params(config, STEPS)
     estimator = training.create_estimator(config, params, directory / "model")
     training.train(estimator, config, params, train, dev)
@@ -55,9 +55,9 @@ def learnt(tmp_path_factory):
 
 
 def test_it_learns_what_held_out_mentions_need(learnt):
-    best = training.best_checkpoint(learnt.model_dir)
+    newest = training.newest_checkpoint(learnt.model_dir)
     metrics = evaluate(
-        learnt.estimator, best, learnt.dev, learnt.test, learnt.params.spec, 16
+        learnt.estimator, newest, learnt.dev, learnt.test, learnt.params.spec, 16
     )
     assert metrics["split"] == "test"
     assert metrics["link_accuracy"] > 0.95
@@ -72,7 +72,7 @@ def test_it_learns_what_held_out_mentions_need(learnt):
 
 def test_the_curve_has_a_point_a_checkpoint(learnt):
     curve = training.read_curve(learnt.model_dir)
-    assert [point["step"] for point in curve] == [0, 20, 40, 60, 80, 100]
+    assert [point["step"] for point in curve] == [0, 15, 30, 45, 60]
     pairs = learnt.train.num_records / learnt.train.num_mentions * 8
     for point in curve:
         assert point["pairs"] == pytest.approx(pairs * point["step"], abs=1)
@@ -105,7 +105,7 @@ def test_the_newest_checkpoints_are_kept(learnt):
     newest = training.newest_checkpoint(learnt.model_dir)
     assert training.global_step(newest) == STEPS
     kept = sorted(path.name for path in learnt.model_dir.glob("*.index"))
-    assert kept == ["model.ckpt-100.index", "model.ckpt-80.index"]
+    assert kept == ["model.ckpt-45.index", "model.ckpt-60.index"]
 
 
 def test_summaries_are_written_for_tensorboard(learnt):
@@ -123,7 +123,7 @@ def test_finished_training_is_not_repeated(learnt, capsys):
     training.train(
         learnt.estimator, learnt.config, learnt.params, learnt.train, learnt.dev
     )
-    assert capsys.readouterr().out == "trained already: 100 of 100 steps\n"
+    assert capsys.readouterr().out == "trained already: 60 of 60 steps\n"
     assert sorted(learnt.model_dir.rglob("*")) == before
 
 
@@ -155,7 +155,7 @@ class _Power(tf.estimator.SessionRunHook):
 def test_resumed_training_ends_where_an_unbroken_one_does(tmp_path, capsys):
     train = tiny_task.write(tmp_path, "train", 100, seed=1)
     dev = tiny_task.write(tmp_path, "dev", 10, seed=2)
-    config = tiny_task.config(save_checkpoints_steps=10, shuffle_mentions=30)
+    config = tiny_task.config(save_checkpoints_steps=20, shuffle_mentions=30)
     params = tiny_task.params(config, 40)
 
     def estimator(name):
@@ -190,7 +190,7 @@ def test_resumed_training_ends_where_an_unbroken_one_does(tmp_path, capsys):
         np.testing.assert_allclose(other, one, atol=2e-4, rtol=1e-3, err_msg=name)
     for name in ("unbroken", "broken"):
         steps = [point["step"] for point in training.read_curve(tmp_path / name)]
-        assert steps == [0, 10, 20, 30, 40]
+        assert steps == [0, 20, 40]
 
 
 def test_training_without_dev_mentions_keeps_the_newest(tmp_path):

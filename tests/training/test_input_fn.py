@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_export.features.records import first_examples
+from bert_export.features.records import spread_examples
 from bert_export.features.spec import MENTION_ID, FeatureSpec
 from bert_export.training.input_fn import (
     chosen_mentions,
@@ -98,7 +98,7 @@ def test_an_estimators_graph_has_the_same_order(records):
 
 
 def test_ordered_is_one_pass_over_the_records_as_they_are(records):
-    rows = [tf.train.Example.FromString(e) for e in first_examples(records, 10**6)]
+    rows = [tf.train.Example.FromString(e) for e in spread_examples(records, 10**6)]
     assert len(rows) == records.num_records
     position = 0
     for features, labels in batches(ordered_input_fn(records, SPEC, 7), 10**6):
