@@ -56,7 +56,7 @@ _ARTIFACT = flags.DEFINE_string(
     "smoke_test, link: the version directory to load. Default: the workdir's newest.",
 )
 _TEXT = flags.DEFINE_multi_string(
-    "text", [], "link: a sentence with its mention in [[double brackets]]."
+    "text", [], "link: a sentence with its mention in [[double brackets]]"
 )
 _INPUT = flags.DEFINE_string(
     "input",
@@ -179,8 +179,10 @@ def usage() -> str:
     lines += ["", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         lines.append(f"  --{flag.name}")
+        # absl adds lines of its own to the help of a flag that may be repeated.
+        text = " ".join(flag.help.split())
         lines += textwrap.wrap(
-            flag.help, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+            text, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
         )
     lines += ["", "Exit codes: 0 done, 2 usage or bad input, 1 a stage failed."]
     return "\n".join(lines)

@@ -46,6 +46,8 @@ class CorpusConfig:
     test_fraction: float = 0.1
     # The directory of WordNet's data.* and index.* files; searched for when unset.
     wordnet_dir: str | None = None
+    # Train also on definitions, whose words WordNet's pointers disambiguate.
+    wordnet_definitions: bool = False
     # Candidates a mention keeps, from its own list or from the alias table.
     max_candidates: int = 16
     # Bad records tolerated (and left out) before the run stops.

@@ -225,7 +225,7 @@ class ArtifactLinker:
                 float(scores[index]),
                 float(probabilities[index]),
                 float(shares[index]),
-                index + 1,
+                int(index) + 1,
             )
             for index in np.argsort(-scores, kind="stable")
         ]
@@ -329,8 +329,8 @@ def table(linked: Iterable[LinkedMention], top: int, show: int | None = None) ->
     known = [result for result in results if result.mention.gold is not None]
     if known:
         rows = [
-            ["linked by the model", sum(result.is_right for result in known)],
-            ["first candidate", sum(result.first_is_right for result in known)],
+            ("linked by the model", sum(result.is_right for result in known)),
+            ("first candidate", sum(result.first_is_right for result in known)),
         ]
         blocks.append(
             tabulate(

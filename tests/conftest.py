@@ -1,8 +1,16 @@
-"""What every test shares."""
-
-from __future__ import annotations
+"""Settings of all tests."""
 
 import os
 
-# Before any test imports TensorFlow.
+import hypothesis
+
+# Before TensorFlow is imported: only its fatal errors.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# How long an example takes says more of the machine's load than of the code.
+hypothesis.settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")

@@ -89,6 +89,7 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
             directory,
             config.dev_fraction,
             config.test_fraction,
+            config.wordnet_definitions,
         )
         files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
         files["entities"] = directory / "entities.jsonl.gz"

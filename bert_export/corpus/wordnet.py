@@ -34,6 +34,9 @@ _VERSION = 1
 _TOKEN = re.compile(r"[^\W_]+")
 # What may stand between two words of a lemma: 'make-up', "o'clock", 'U. S.'.
 _JOINT = re.compile(r"[\s\-_'’./]{1,3}")
+# A word in lower case, its start and its end.
+Token = tuple[str, int, int]
+
 # Syntactic marker of an adjective: wndb(5WN), "word".
 _MARKER = re.compile(r"\((?:p|a|ip)\)$")
 # What may stand before the quote that opens the first example.
@@ -48,6 +51,15 @@ class Synset:
     lemmas: tuple[str, ...]  # blanks, not underscores
     definition: str
     examples: tuple[str, ...]
+    related: tuple[str, ...]  # ids of the synsets it points to, of whatever kind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """The lemmas of a part of speech."""
+
+    senses: dict[str, tuple[str, ...]]  # ids by lemma in lower case, in sense order
+    morphy: Morphy
 
 
 def build_wordnet(
@@ -56,6 +68,7 @@ def build_wordnet(
     out_dir: pathlib.Path,
     dev_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    definitions: bool = False,
 ) -> dict[str, object]:
     """Writes entities.jsonl.gz, mentions.{train,dev,test}.jsonl.gz and wordnet.json.
 
@@ -65,6 +78,8 @@ def build_wordnet(
       out_dir: Is made if it does not exist. Not rebuilt from unchanged input.
       dev_fraction: Part of the synsets whose examples go to dev.
       test_fraction: Part of the synsets whose examples go to test.
+      definitions: Also make training mentions of definitions that name a related
+        synset; see `_definition_mentions`.
 
     Returns:
       What wordnet.json holds: the fingerprint of the input and the corpus's counts.
@@ -75,7 +90,7 @@ def build_wordnet(
     directory = wordnet_files.find(wordnet_dir, cache_dir, near=out_dir)
     names = wordnet_files.NAMES + wordnet_files.OPTIONAL_NAMES
     digest = hashlib.sha256(
-        json.dumps([_VERSION, dev_fraction, test_fraction]).encode()
+        json.dumps([_VERSION, dev_fraction, test_fraction, definitions]).encode()
     )
     for name in names:
         if (directory / name).exists():
@@ -94,22 +109,33 @@ def build_wordnet(
     logging.info("building the WordNet corpus from %s", directory)
     out_dir.mkdir(parents=True, exist_ok=True)
     sidecar.unlink(missing_ok=True)
-    synsets = {pos: _read_data(directory / f"data.{pos}", pos) for pos in POS}
-    mentions: dict[str, list[Mention]] = {split: [] for split in SPLITS}
+    words = {}
+    synsets: dict[str, Synset] = {}
     for pos in POS:
-        senses = _read_index(directory / f"index.{pos}", pos, synsets[pos])
-        morphy = Morphy(pos, read_exceptions(directory / f"{pos}.exc"))
-        for synset in synsets[pos].values():
-            split = split_of(synset.id, dev_fraction, test_fraction)
-            mentions[split].extend(_mentions(synset, senses, morphy))
+        found = _read_data(directory / f"data.{pos}", pos)
+        words[POS[pos]] = Words(
+            _read_index(directory / f"index.{pos}", pos, found),
+            Morphy(pos, read_exceptions(directory / f"{pos}.exc")),
+        )
+        synsets |= found
+    splits = {id: split_of(id, dev_fraction, test_fraction) for id in synsets}
+    mentions: dict[str, list[Mention]] = {split: [] for split in SPLITS}
+    for synset in synsets.values():
+        mentions[splits[synset.id]].extend(_mentions(synset, words[synset.id[0]]))
+    if definitions:
+        for synset in synsets.values():
+            mentions["train"].extend(
+                mention
+                for mention in _definition_mentions(synset, synsets, words)
+                if splits[mention.gold] == "train"
+            )
     dropped = _keep_texts_apart(mentions)
 
     jsonl.write_entities(
         entities_path,
         (
             Entity(synset.id, synset.lemmas[0], synset.lemmas[1:], synset.definition)
-            for pos in POS
-            for synset in synsets[pos].values()
+            for synset in synsets.values()
         ),
     )
     for split in SPLITS:
@@ -117,7 +143,7 @@ def build_wordnet(
     facts: dict[str, object] = {
         "fingerprint": fingerprint,
         "source": _version(directory),
-        "entities": sum(map(len, synsets.values())),
+        "entities": len(synsets),
         "mentions": {split: len(mentions[split]) for split in SPLITS},
         "shared_text_dropped": dropped,
     }
@@ -160,9 +186,20 @@ def _parse_synset(line: bytes, offset: int, pos: str) -> Synset:
     if not words or len(words) != int(fields[3], 16):
         raise ValueError(f"expected {fields[3]} words (hexadecimal)")
     lemmas = [_MARKER.sub("", word).replace("_", " ") for word in words]
+    # Four fields a pointer: symbol, offset, part of speech, source and target word.
+    first = 4 + 2 * len(words) + 1
+    pointers = fields[first : first + 4 * int(fields[first - 1])]
+    related = dict.fromkeys(
+        pos.replace("s", "a") + offset
+        for offset, pos in zip(pointers[1::4], pointers[2::4])
+    )
     definition, examples = split_gloss(gloss)
     return Synset(
-        _synset_id(fields[0], pos), tuple(dict.fromkeys(lemmas)), definition, examples
+        _synset_id(fields[0], pos),
+        tuple(dict.fromkeys(lemmas)),
+        definition,
+        examples,
+        tuple(related),
     )
 
 
@@ -227,28 +264,70 @@ def split_gloss(gloss: str) -> tuple[str, tuple[str, ...]]:
     return gloss.rstrip(" ;"), ()
 
 
-def _mentions(
-    synset: Synset, senses: dict[str, tuple[str, ...]], morphy: Morphy
-) -> Iterator[Mention]:
+def _mentions(synset: Synset, words: Words) -> Iterator[Mention]:
     """Yields an ambiguous mention for each example and each lemma found in it."""
     for example in dict.fromkeys(synset.examples):
-        tokens = [
-            (token.group().lower(), token.start(), token.end())
-            for token in _TOKEN.finditer(example)
-        ]
         spans = set()
-        for lemma in synset.lemmas:
-            candidates = senses.get(lemma.lower(), ())
-            if len(candidates) < 2 or synset.id not in candidates:
-                continue
-            span = find_lemma(lemma, example, tokens, morphy)
-            if span and span not in spans:
+        for mention in _mentions_of(synset, example, _tokens(example), words):
+            span = mention.start, mention.end
+            if span not in spans:
                 spans.add(span)
-                yield Mention(example, *span, synset.id, candidates)
+                yield mention
+
+
+def _definition_mentions(
+    synset: Synset, synsets: dict[str, Synset], words: dict[str, Words]
+) -> Iterator[Mention]:
+    """Yields the words of a definition whose sense the synset's pointers tell.
+
+    The hypernym of 'bank' is the synset of 'financial institution, financial
+    organization', and its definition reads 'a financial institution that accepts
+    deposits': distant supervision (Mintz et al. 2009, https://aclanthology.org/
+    P09-1113), with WordNet's own pointers for the relations. The text is 'LEMMA:
+    DEFINITION'. Words that could be two of the related synsets are left out.
+    """
+    title = f"{synset.lemmas[0]}: "
+    text = title + synset.definition
+    tokens = [token for token in _tokens(text) if token[1] >= len(title)]
+    found: dict[tuple[int, int], list[Mention]] = {}
+    for related in synset.related:
+        if related in synsets and related != synset.id:
+            spans = {
+                (mention.start, mention.end): mention
+                for mention in _mentions_of(
+                    synsets[related], text, tokens, words[related[0]]
+                )
+            }
+            for span, mention in spans.items():
+                found.setdefault(span, []).append(mention)
+    for mentions in found.values():
+        if len(mentions) == 1:
+            yield mentions[0]
+
+
+def _mentions_of(
+    synset: Synset, text: str, tokens: list[Token], words: Words
+) -> Iterator[Mention]:
+    """Yields an ambiguous mention of `synset` for each of its lemmas in a text."""
+    for lemma in synset.lemmas:
+        candidates = words.senses.get(lemma.lower(), ())
+        if len(candidates) < 2 or synset.id not in candidates:
+            continue
+        span = find_lemma(lemma, text, tokens, words.morphy)
+        if span:
+            yield Mention(text, *span, synset.id, candidates)
+
+
+def _tokens(text: str) -> list[Token]:
+    """The words of a text in lower case, each with its start and end."""
+    return [
+        (token.group().lower(), token.start(), token.end())
+        for token in _TOKEN.finditer(text)
+    ]
 
 
 def find_lemma(
-    lemma: str, text: str, tokens: list[tuple[str, int, int]], morphy: Morphy
+    lemma: str, text: str, tokens: list[Token], morphy: Morphy
 ) -> tuple[int, int] | None:
     """Finds the first place where whole words of a text are a lemma.
 

@@ -28,9 +28,19 @@ SYNSETS = {
             '"he owes the Bank of the town"- a clerk; "nothing of the kind"',
         ),
         ("tilt", ["bank"], "n", "a slope in a bend of a road"),
-        ("lone", ["heron"], "n", 'a wading bird; "a heron stood on the bank"'),
+        (
+            "lone",
+            ["heron"],
+            "n",
+            'a wading bird of the bank; "a heron stood on the bank"',
+        ),
         ("officer", ["man", "man-at-arms"], "n", 'a soldier; "the men-at-arms came"'),
-        ("guard", ["man-at-arms"], "n", 'a keeper; "he was a man-at-arms"'),
+        (
+            "guard",
+            ["man-at-arms"],
+            "n",
+            'a keeper of a bank; "he was a man-at-arms"',
+        ),
     ],
     "verb": [
         ("yield", ["give_up"], "v", '01 + 02 00 | yield; "she gave up the keys"'),
@@ -41,7 +51,7 @@ SYNSETS = {
     "adj": [
         ("glad", ["glad(p)", "happy"], "a", 'full of joy; "happier than before"'),
         ("lucky", ["happy"], "s", 'well timed; "a happy chance"'),
-        ("willing", ["glad(p)"], "s", 'ready; "I am glad to help"'),
+        ("willing", ["glad(p)"], "s", 'ready to run; "I am glad to help"'),
     ],
     "adv": [
         ("well", ["well"], "r", 'in a good way; "she sang well"'),
@@ -66,6 +76,13 @@ SENSES = {
     "adj": {"glad": ["glad", "willing"], "happy": ["lucky", "glad"]},
     "adv": {"well": ["much", "well"]},
 }
+# What a synset's pointers name, by key.
+RELATED = {
+    "lone": ["river"],
+    "guard": ["river", "money", "guard"],
+    "money": ["river"],
+    "willing": ["flow"],
+}
 EXCEPTIONS = {
     "noun": "banks bank\n",
     "verb": "gave give\nran run\nrunning run\n",
@@ -76,18 +93,32 @@ EXCEPTIONS = {
 
 def write_wordnet(directory: pathlib.Path) -> dict[str, str]:
     """Writes the files; returns synset ids by key."""
-    ids = {}
-    for pos, letter in zip(SYNSETS, "nvar"):
+    ids: dict[str, str] = {}
+    kinds = {key: kind for pos in SYNSETS for key, _, kind, _ in SYNSETS[pos]}
+
+    def write_data(pos: str, letter: str) -> None:
         content = LICENCE
         for key, words, kind, gloss in SYNSETS[pos]:
             offset = f"{len(content.encode()):08d}"
             ids[key] = letter + offset
             listed = " ".join(f"{word} 0" for word in words)
+            related = RELATED.get(key, [])
+            pointers = "".join(
+                f" @ {ids.get(other, 'n00000000')[1:]} {kinds[other]} 0000"
+                for other in related
+            )
             bar = "" if pos == "verb" else "| "
             content += (
-                f"{offset} 03 {kind} {len(words):02x} {listed} 000 {bar}{gloss}  \n"
+                f"{offset} 03 {kind} {len(words):02x} {listed} {len(related):03d}"
+                f"{pointers} {bar}{gloss}  \n"
             )
         (directory / f"data.{pos}").write_text(content)
+
+    # Twice, as pointers name synsets that come later; offsets stay the same.
+    for _ in range(2):
+        for pos, letter in zip(SYNSETS, "nvar"):
+            write_data(pos, letter)
+    for pos, letter in zip(SYNSETS, "nvar"):
         index = LICENCE
         for lemma, keys in SENSES[pos].items():
             offsets = " ".join(ids[key][1:] for key in keys)

@@ -70,6 +70,33 @@ def test_the_whole_corpus(tmp_path, wordnet, wordnet_ids):
     assert not any('"' in entity.description for entity in entities.values())
 
 
+def test_definitions_that_name_a_related_synset(tmp_path, wordnet, wordnet_ids):
+    plain, more = tmp_path / "plain", tmp_path / "more"
+    build_wordnet(wordnet, None, plain, 0.0, 0.0)
+    build_wordnet(wordnet, None, more, 0.0, 0.0, definitions=True)
+    examples = read(plain)[1]["train"]
+    mentions = read(more)[1]["train"]
+    assert mentions[: len(examples)] == examples
+    ids = wordnet_ids
+    # Not 'a keeper of a bank', which could be either bank, nor the title of 'bank'.
+    assert [(marked(m), m.gold, m.candidates) for m in mentions[len(examples) :]] == [
+        (
+            "heron: a wading bird of the [[bank]]",
+            ids["river"],
+            (ids["money"], ids["river"], ids["tilt"]),
+        ),
+        ("glad: ready to [[run]]", ids["flow"], (ids["jog"], ids["flow"])),
+    ]
+
+
+def test_definitions_never_name_a_held_out_synset(tmp_path, wordnet):
+    out = tmp_path / "out"
+    build_wordnet(wordnet, None, out, 0.3, 0.3, definitions=True)
+    for split, mentions in read(out)[1].items():
+        assert all(split_of(m.gold, 0.3, 0.3) == split for m in mentions)
+        assert split == "train" or all(": " not in m.text for m in mentions)
+
+
 def test_without_exception_lists_regular_forms_are_still_found(tmp_path, wordnet):
     for path in wordnet.glob("*.exc"):
         path.unlink()
