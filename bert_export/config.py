@@ -26,7 +26,6 @@ from bert_export.errors import UserError
 BUILDERS = ("jsonl", "wordnet")
 LOSSES = ("listwise", "pointwise")
 CANDIDATE_FIELDS = ("name", "aliases", "description")
-FORMATS = ("saved_model",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,6 @@ class EvalConfig:
 class ExportConfig:
     """Artifacts and their proof."""
 
-    formats: tuple[str, ...] = ("saved_model",)
     # Versions are written here; unset: WORKDIR/export.
     dir: str | None = None
     # Requests recorded from estimator.predict and replayed by the smoke test.
@@ -383,11 +381,6 @@ def _check_values(config: Config) -> None:
     for key in ("checkpoint_mentions", "max_mentions"):
         value = getattr(config.eval, key)
         require(value is None or value >= 1, f"eval.{key}", "1 or more")
-    require(
-        bool(config.export.formats) and set(config.export.formats) <= set(FORMATS),
-        "export.formats",
-        f"some of {FORMATS}",
-    )
     require(config.export.golden_requests >= 1, "export.golden_requests", "1 or more")
     require(
         0 <= config.export.warmup_requests <= 1000,

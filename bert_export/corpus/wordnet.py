@@ -123,11 +123,12 @@ def build_wordnet(
     for synset in synsets.values():
         mentions[splits[synset.id]].extend(_mentions(synset, words[synset.id[0]]))
     if definitions:
+        trained = {id for id, split in splits.items() if split == "train"}
         for synset in synsets.values():
             mentions["train"].extend(
                 mention
                 for mention in _definition_mentions(synset, synsets, words)
-                if splits[mention.gold] == "train"
+                if mention.gold in trained
             )
     dropped = _keep_texts_apart(mentions)
 

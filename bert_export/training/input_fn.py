@@ -70,9 +70,16 @@ def ordered_input_fn(
 
     def input_fn(params: object = None) -> tf.data.Dataset:
         del params
-        chosen = chosen_mentions(records, max_mentions)
-        every = int(chosen[1]) if len(chosen) > 1 else 1
-        mentions = _mentions(records).shard(every, 0).take(len(chosen))
+        mentions = _mentions(records)
+        if max_mentions is not None:
+            is_chosen = np.zeros(records.num_mentions, bool)
+            is_chosen[chosen_mentions(records, max_mentions)] = True
+            flags = tf.data.Dataset.from_tensor_slices(is_chosen)
+            mentions = (
+                tf.data.Dataset.zip((flags, mentions))
+                .filter(lambda chosen, _: chosen)
+                .map(lambda _, mention: mention)
+            )
         return _parse(mentions.ragged_batch(mentions_per_batch), spec)
 
     return input_fn
@@ -90,8 +97,8 @@ def chosen_mentions(records: RecordSet, max_mentions: int | None) -> np.ndarray:
     Returns:
       [chosen mentions] int: evenly spaced indices, from 0.
     """
-    every = max(1, records.num_mentions // (max_mentions or records.num_mentions or 1))
-    return np.arange(0, records.num_mentions, every)[:max_mentions]
+    count = min(records.num_mentions, max_mentions or records.num_mentions)
+    return np.arange(count) * records.num_mentions // max(count, 1)
 
 
 def _mentions(records: RecordSet) -> tf.data.Dataset:
