@@ -110,13 +110,15 @@ def train(
             * config.train.mentions_per_batch
         )
         listeners.append(_KeepBest(estimator, dev_input_fn, pairs_a_step))
+    # A scheduler's log gets a line a minute.
+    interval = 1.0 if sys.stderr.isatty() else 60.0
     with tqdm(
         total=params.num_train_steps,
         initial=first_step,
         unit="step",
         desc="train",
-        disable=None,
-        mininterval=1.0,
+        mininterval=interval,
+        maxinterval=interval,
     ) as progress:
         estimator.train(
             input_fn,
