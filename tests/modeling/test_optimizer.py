@@ -166,7 +166,8 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path):
     half, _ = run(2, None)
     _, resumed = run(2, half)
     for name, expected in at_once.items():
-        np.testing.assert_array_equal(resumed[name], expected)
+        # The order of sums, and so the last bit, is up to the threads.
+        np.testing.assert_allclose(resumed[name], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_variable_outside_the_loss_is_an_error():

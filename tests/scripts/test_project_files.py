@@ -17,7 +17,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci/run"]
+SCRIPTS = [
+    *(path for path in sorted((ROOT / "scripts").iterdir()) if not path.suffix),
+    ROOT / ".ci/run",
+]
 
 
 def declared() -> list[Requirement]:
