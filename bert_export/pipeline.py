@@ -70,7 +70,7 @@ def prepare(config: Config, workdir: Path) -> Data:
     """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input."""
     with stage("prepare", workdir):
         vocab = load_vocab(weights.vocab_path(config.model))
-        bert = BertConfig.from_json(weights.bert_config_path(config.model))
+        bert = _model_params(config).bert
         if len(vocab) > bert.vocab_size:
             raise UserError(
                 f"{weights.vocab_path(config.model)}: {len(vocab)} word pieces, but "
