@@ -26,6 +26,16 @@ from bert_export.errors import UserError
 BUILDERS = ("jsonl", "wordnet")
 LOSSES = ("listwise", "pointwise")
 CANDIDATE_FIELDS = ("name", "aliases", "description")
+# The precisions that each format can be exported in. 'int8_calibrated' also
+# quantizes activations, with ranges measured on training requests.
+PRECISIONS = {
+    "saved_model": ("float32",),
+    "serving_model": ("float32", "bfloat16", "float16"),
+    "frozen_graph": ("float32", "bfloat16", "float16"),
+    "onnx": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
+    "openvino": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
+    "tflite": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,8 @@ class CorpusConfig:
     wordnet_dir: str | None = None
     # Train also on definitions, whose words WordNet's pointers disambiguate.
     wordnet_definitions: bool = False
+    # Train also on examples with a synonym in the mention's place.
+    wordnet_synonyms: bool = False
     # Candidates a mention keeps, from its own list or from the alias table.
     max_candidates: int = 16
     # Bad records tolerated (and left out) before the run stops.
@@ -143,10 +155,68 @@ class ExportConfig:
 
     # Versions are written here; unset: WORKDIR/export.
     dir: str | None = None
+    # Any of PRECISIONS' formats, each FORMAT or FORMAT/PRECISION.
+    formats: tuple[str, ...] = ("saved_model",)
+    # Of the formats that do not name theirs.
+    precision: str = "float32"
+    # Points of link accuracy that a compressed artifact may lose.
+    max_accuracy_drop: float = 0.5
+    # Held-out mentions on which each artifact is compared with the trained model.
+    proof_mentions: int = 500
+    # Measure cold start, memory and latency of each artifact, beside baselines.
+    benchmark: bool = True
+    # Training requests from which int8_calibrated takes its ranges.
+    calibration_requests: int = 256
     # Requests recorded from estimator.predict and replayed by the smoke test.
     golden_requests: int = 32
     # Requests stored for TF Serving to replay when it loads the model.
     warmup_requests: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """An artifact to write."""
+
+    format: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """'onnx_int8_dynamic'; the format alone where nothing is compressed."""
+        if self.precision == "float32":
+            return self.format
+        return f"{self.format}_{self.precision}"
+
+
+def export_targets(export: ExportConfig) -> list[Target]:
+    """The artifacts that `formats` and `precision` name, each once, in their order.
+
+    Raises:
+      UserError: an unknown format or precision, or one that the format lacks.
+    """
+    targets = {}
+    for entry in export.formats:
+        format_name, slash, precision = entry.partition("/")
+        if format_name not in PRECISIONS:
+            near = difflib.get_close_matches(format_name, PRECISIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"config.export.formats: unknown format {format_name!r}{hint} "
+                f"Known: {', '.join(PRECISIONS)}"
+            )
+        if not slash:
+            precision = export.precision
+        if precision not in PRECISIONS[format_name]:
+            key = "formats" if slash else "precision"
+            raise UserError(
+                f"config.export.{key}: {format_name} is written in "
+                f"{', '.join(PRECISIONS[format_name])}, found {precision!r}; a format "
+                "may name its own, as in onnx/int8_dynamic"
+            )
+        targets[Target(format_name, precision)] = None
+    if not targets:
+        raise UserError("config.export.formats: expected a format or more, found none")
+    return list(targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +352,9 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         return None
     if typing.get_origin(expected) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
+            # The command line gives 'a,b' as a tuple of one.
+            parts = (part.strip() for item in value for part in item.split(","))
+            return tuple(filter(None, parts))
         raise UserError(f"{key}: expected a list of strings, found {value!r}")
     if expected is float and type(value) is int:
         return float(value)
@@ -381,6 +453,11 @@ def _check_values(config: Config) -> None:
     for key in ("checkpoint_mentions", "max_mentions"):
         value = getattr(config.eval, key)
         require(value is None or value >= 1, f"eval.{key}", "1 or more")
+    export_targets(config.export)
+    drop = config.export.max_accuracy_drop
+    require(0 <= drop <= 100, "export.max_accuracy_drop", "0 to 100 points")
+    for key in ("proof_mentions", "calibration_requests"):
+        require(getattr(config.export, key) >= 1, f"export.{key}", "1 or more")
     require(config.export.golden_requests >= 1, "export.golden_requests", "1 or more")
     require(
         0 <= config.export.warmup_requests <= 1000,

@@ -90,6 +90,7 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
             config.dev_fraction,
             config.test_fraction,
             config.wordnet_definitions,
+            config.wordnet_synonyms,
         )
         files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
         files["entities"] = directory / "entities.jsonl.gz"

@@ -29,7 +29,7 @@ from bert_export.files import sha256_file, write_json
 POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
 # Rises whenever the same WordNet files would give another corpus.
-_VERSION = 1
+_VERSION = 2
 
 _TOKEN = re.compile(r"[^\W_]+")
 # What may stand between two words of a lemma: 'make-up', "o'clock", 'U. S.'.
@@ -69,6 +69,7 @@ def build_wordnet(
     dev_fraction: float = 0.1,
     test_fraction: float = 0.1,
     definitions: bool = False,
+    synonyms: bool = False,
 ) -> dict[str, object]:
     """Writes entities.jsonl.gz, mentions.{train,dev,test}.jsonl.gz and wordnet.json.
 
@@ -80,6 +81,8 @@ def build_wordnet(
       test_fraction: Part of the synsets whose examples go to test.
       definitions: Also make training mentions of definitions that name a related
         synset; see `_definition_mentions`.
+      synonyms: Also make training mentions of examples in which a synonym stands in
+        for the lemma; see `_synonym_mentions`.
 
     Returns:
       What wordnet.json holds: the fingerprint of the input and the corpus's counts.
@@ -90,7 +93,9 @@ def build_wordnet(
     directory = wordnet_files.find(wordnet_dir, cache_dir, near=out_dir)
     names = wordnet_files.NAMES + wordnet_files.OPTIONAL_NAMES
     digest = hashlib.sha256(
-        json.dumps([_VERSION, dev_fraction, test_fraction, definitions]).encode()
+        json.dumps(
+            [_VERSION, dev_fraction, test_fraction, definitions, synonyms]
+        ).encode()
     )
     for name in names:
         if (directory / name).exists():
@@ -122,14 +127,15 @@ def build_wordnet(
     mentions: dict[str, list[Mention]] = {split: [] for split in SPLITS}
     for synset in synsets.values():
         mentions[splits[synset.id]].extend(_mentions(synset, words[synset.id[0]]))
-    if definitions:
-        trained = {id for id, split in splits.items() if split == "train"}
-        for synset in synsets.values():
+    held_out = {m.text.casefold() for m in mentions["dev"] + mentions["test"]}
+    for synset in synsets.values():
+        if definitions:
+            mentions["train"].extend(_definition_mentions(synset, synsets, words))
+        if synonyms:
             mentions["train"].extend(
-                mention
-                for mention in _definition_mentions(synset, synsets, words)
-                if mention.gold in trained
+                _synonym_mentions(synset, words[synset.id[0]], held_out)
             )
+    mentions["train"] = _leave_out_held_out(mentions["train"], splits)
     dropped = _keep_texts_apart(mentions)
 
     jsonl.write_entities(
@@ -306,6 +312,32 @@ def _definition_mentions(
             yield mentions[0]
 
 
+def _synonym_mentions(
+    synset: Synset, words: Words, held_out: set[str]
+) -> Iterator[Mention]:
+    """Yields the synset's examples with each other lemma of it in the lemma's place.
+
+    'I have a car' also reads 'I have an auto', which competes with other synsets.
+    Only a lemma that stands there uninflected is replaced, and nothing is made of
+    the texts (case-folded) of `held_out`.
+    """
+    for example in dict.fromkeys(synset.examples):
+        if example.casefold() in held_out:
+            continue
+        tokens = _tokens(example)
+        for lemma in synset.lemmas:
+            span = find_lemma(lemma, example, tokens, words.morphy)
+            if not span or example[slice(*span)].lower() != lemma.lower():
+                continue
+            for synonym in synset.lemmas:
+                candidates = words.senses.get(synonym.lower(), ())
+                if synonym == lemma or synset.id not in candidates:
+                    continue
+                start, end = span
+                text = example[:start] + synonym + example[end:]
+                yield Mention(text, start, start + len(synonym), synset.id, candidates)
+
+
 def _mentions_of(
     synset: Synset, text: str, tokens: list[Token], words: Words
 ) -> Iterator[Mention]:
@@ -365,6 +397,26 @@ def find_lemma(
             return span
         inflected = inflected or span
     return inflected
+
+
+def _leave_out_held_out(
+    mentions: list[Mention], splits: dict[str, str]
+) -> list[Mention]:
+    """Takes the synsets of dev and test out of training mentions altogether.
+
+    As mere candidates they would always be wrong ones, and what the model learns by
+    heart about their definitions is that these are never meant. Mentions that keep
+    a single candidate teach nothing and go, too.
+    """
+    kept = []
+    for mention in mentions:
+        if mention.gold and splits[mention.gold] == "train":
+            candidates = tuple(
+                id for id in mention.candidates or () if splits[id] == "train"
+            )
+            if len(candidates) > 1:
+                kept.append(dataclasses.replace(mention, candidates=candidates))
+    return kept
 
 
 def _keep_texts_apart(mentions: dict[str, list[Mention]]) -> int:

@@ -1,0 +1,108 @@
+"""The trained linker as a graph of its own, from which the other formats start."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from bert_export.config import FeaturesConfig
+from bert_export.export.saved_model import serving_input_names
+from bert_export.features.spec import FeatureSpec
+from bert_export.modeling.bert_config import BertConfig
+from bert_export.modeling.linker import Linker
+from bert_export.training.loss import link_scores
+from bert_export.training.model_fn import PROBABILITIES, SCORE
+
+OUTPUTS = (PROBABILITIES, SCORE)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedLinker:
+    """A checkpoint and all that is needed to rebuild its model."""
+
+    checkpoint: str  # prefix
+    bert: BertConfig
+    features: FeaturesConfig
+    vocab: list[str]
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The features that the model reads."""
+        return FeatureSpec.from_config(self.features)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The features that a prediction reads, in order."""
+        return serving_input_names(self.spec)
+
+
+def predict(
+    linker: Linker,
+    spec: FeatureSpec,
+    features: dict[str, tf.Tensor],
+    padded: bool = False,
+) -> dict[str, tf.Tensor]:
+    """What every artifact computes.
+
+    Args:
+      linker: the model.
+      spec: names its features.
+      features: sequences [pairs, seq_length] and span positions [pairs], integers.
+      padded: compute padding, too.
+
+    Returns:
+      `probabilities` [pairs, 2] and `score` [pairs], float32.
+    """
+    spans = [features[name] for name in spec.span_fields]
+    logits = linker(
+        features[spec.input_ids],
+        features[spec.input_mask],
+        features[spec.segment_ids],
+        tf.stack(spans, axis=1) if spans else None,
+        padded=padded,
+    )
+    return {PROBABILITIES: tf.nn.softmax(logits), SCORE: link_scores(logits)}
+
+
+def build(
+    model: TrainedLinker, *, checked: bool, padded: bool = False
+) -> tf.compat.v1.train.Saver:
+    """Builds the serving graph in the default graph.
+
+    Its placeholders have the features' names, int64: sequences [None, None], span
+    positions [None]. Its outputs are nodes named as in `OUTPUTS`.
+
+    Args:
+      model: what to build.
+      checked: refuse malformed requests with InvalidArgument. Other runtimes than
+        TensorFlow have no such assertions.
+      padded: compute padding, too, as other implementations do.
+
+    Returns:
+      The saver that restores the checkpoint into it.
+    """
+    spec = model.spec
+    features = {
+        name: tf.compat.v1.placeholder(
+            tf.int64, [None] if name in spec.span_fields else [None, None], name
+        )
+        for name in model.input_names
+    }
+    linker = Linker(model.bert, num_span_fields=len(spec.span_fields))
+    if checked:
+        features = spec.check(features)
+    for name, output in predict(linker, spec, features, padded).items():
+        tf.identity(output, name)
+    return tf.compat.v1.train.Saver()
+
+
+def freeze(
+    model: TrainedLinker, *, checked: bool, padded: bool = False
+) -> tf.compat.v1.GraphDef:
+    """The serving graph of `build` with the checkpoint's weights as constants."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        build(model, checked=checked, padded=padded).restore(session, model.checkpoint)
+        return tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, session.graph.as_graph_def(), list(OUTPUTS)
+        )
