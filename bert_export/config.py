@@ -194,7 +194,7 @@ def export_targets(export: ExportConfig) -> list[Target]:
     Raises:
       UserError: an unknown format or precision, or one that the format lacks.
     """
-    targets = {}
+    targets: dict[Target, None] = {}
     for entry in export.formats:
         format_name, slash, precision = entry.partition("/")
         if format_name not in PRECISIONS:

@@ -9,10 +9,14 @@ import typing
 import pytest
 
 from bert_export.config import (
+    PRECISIONS,
     Config,
     CorpusConfig,
+    ExportConfig,
+    Target,
     check_key,
     default_config,
+    export_targets,
     read_json,
     resolve,
 )
@@ -65,7 +69,7 @@ def test_what_is_needed_is_enough():
     [
         ({"trian": {}}, "config.trian", "did you mean train?"),
         ({"train__lernin_rate": 1.0}, "config.train.lernin_rate", "learning_rate?"),
-        ({"export__zzzz": 1}, "config.export.zzzz", "known: dir, golden"),
+        ({"export__zzzz": 1}, "config.export.zzzz", "known: dir, formats"),
         ({"train": 3}, "config.train", "expected a group of options, found 3"),
         ({"train": None}, "config.train", "expected a group of options, found None"),
     ],
@@ -292,3 +296,71 @@ def test_check_key(path, expected):
     with pytest.raises(UserError) as caught:
         check_key(path)
     assert str(caught.value).startswith(expected)
+
+
+def test_formats_with_and_without_a_precision():
+    targets = export_targets(
+        ExportConfig(
+            formats=("onnx", "saved_model/float32", "onnx/float16", "openvino"),
+            precision="int8_dynamic",
+        )
+    )
+    assert targets == [
+        Target("onnx", "int8_dynamic"),
+        Target("saved_model", "float32"),
+        Target("onnx", "float16"),
+        Target("openvino", "int8_dynamic"),
+    ]
+    assert [target.name for target in targets] == [
+        "onnx_int8_dynamic",
+        "saved_model",
+        "onnx_float16",
+        "openvino_int8_dynamic",
+    ]
+    # The same artifact named twice is written once.
+    twice = ExportConfig(formats=("onnx", "onnx/float32"))
+    assert export_targets(twice) == [Target("onnx", "float32")]
+
+
+def test_every_format_has_float32_and_names_of_its_own():
+    names = [
+        Target(format_name, precision).name
+        for format_name, precisions in PRECISIONS.items()
+        for precision in precisions
+    ]
+    assert len(set(names)) == len(names)
+    assert set(PRECISIONS) <= set(names)
+
+
+def test_lists_may_be_separated_by_commas():
+    config = resolve(values(export__formats=["onnx/float16, tflite", "saved_model,"]))
+    assert config.export.formats == ("onnx/float16", "tflite", "saved_model")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {"export__formats": ["onxx"]},
+            "config.export.formats: unknown format 'onxx'; did you mean onnx? Known: ",
+        ),
+        (
+            {"export__formats": ["onnx/int4"]},
+            "config.export.formats: onnx is written in float32, float16, int8_dynamic, "
+            "int8_calibrated, found 'int4'",
+        ),
+        (
+            {"export__precision": "int8_dynamic"},
+            "config.export.precision: saved_model is written in float32, found "
+            "'int8_dynamic'",
+        ),
+        ({"export__formats": []}, "config.export.formats: expected a format or more"),
+        ({"export__formats": ["/float32"]}, "config.export.formats: unknown format ''"),
+        ({"export__max_accuracy_drop": -0.1}, "config.export.max_accuracy_drop: "),
+        ({"export__max_accuracy_drop": float("nan")}, "config.export.max_accuracy_dro"),
+        ({"export__proof_mentions": 0}, "config.export.proof_mentions: expected 1 or"),
+        ({"export__calibration_requests": 0}, "config.export.calibration_requests: "),
+    ],
+)
+def test_impossible_formats(changed, expected):
+    assert message(changed).startswith(expected)

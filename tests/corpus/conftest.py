@@ -51,7 +51,7 @@ SYNSETS = {
     "adj": [
         ("glad", ["glad(p)", "happy"], "a", 'full of joy; "happier than before"'),
         ("lucky", ["happy"], "s", 'well timed; "a happy chance"'),
-        ("willing", ["glad(p)"], "s", 'ready to run; "I am glad to help"'),
+        ("willing", ["glad(p)", "happy"], "s", 'ready to run; "I am glad to help"'),
     ],
     "adv": [
         ("well", ["well"], "r", 'in a good way; "she sang well"'),
@@ -73,7 +73,7 @@ SENSES = {
         "quit": ["stop"],
         "run": ["jog", "flow"],
     },
-    "adj": {"glad": ["glad", "willing"], "happy": ["lucky", "glad"]},
+    "adj": {"glad": ["glad", "willing"], "happy": ["lucky", "glad", "willing"]},
     "adv": {"well": ["much", "well"]},
 }
 # What a synset's pointers name, by key.

@@ -13,7 +13,10 @@ from bert_export.corpus.records import BadRecords, Entity, Mention
 from bert_export.corpus.splits import SPLITS, split_of
 from bert_export.corpus.wordnet import (
     _TOKEN,
+    Synset,
+    Words,
     _keep_texts_apart,
+    _synonym_mentions,
     build_wordnet,
     find_lemma,
     split_gloss,
@@ -54,8 +57,8 @@ def test_the_whole_corpus(tmp_path, wordnet, wordnet_ids):
         ("do not [[give up]]!", "stop", ("stop", "yield")),
         ("he is [[running]] late", "jog", ("jog", "flow")),
         ("the river [[ran]] dry", "flow", ("jog", "flow")),
-        ("[[happier]] than before", "glad", ("lucky", "glad")),
-        ("a [[happy]] chance", "lucky", ("lucky", "glad")),
+        ("[[happier]] than before", "glad", ("lucky", "glad", "willing")),
+        ("a [[happy]] chance", "lucky", ("lucky", "glad", "willing")),
         ("I am [[glad]] to help", "willing", ("glad", "willing")),
         ("she sang [[well]]", "well", ("much", "well")),
         ("it is [[well]] past noon", "much", ("much", "well")),
@@ -111,10 +114,61 @@ def test_without_exception_lists_regular_forms_are_still_found(tmp_path, wordnet
 def test_splits_follow_the_synset(tmp_path, wordnet):
     build_wordnet(wordnet, None, tmp_path / "out", 0.3, 0.3)
     mentions = read(tmp_path / "out")[1]
-    assert sum(map(len, mentions.values())) == 14
     assert all(mentions.values())
     for split in SPLITS:
         assert all(split_of(m.gold, 0.3, 0.3) == split for m in mentions[split])
+
+
+def test_training_never_sees_a_held_out_synset(tmp_path, wordnet):
+    everything = tmp_path / "all"
+    build_wordnet(wordnet, None, everything, 0.0, 0.0)
+    apart = tmp_path / "apart"
+    build_wordnet(wordnet, None, apart, 0.3, 0.3)
+    whole = {(m.text, m.start): m.candidates for m in read(everything)[1]["train"]}
+    split = read(apart)[1]
+    shortened = 0
+    for mention in split["train"]:
+        before = whole.pop((mention.text, mention.start))
+        assert mention.candidates == tuple(
+            id for id in before if split_of(id, 0.3, 0.3) == "train"
+        )
+        assert len(mention.candidates) > 1
+        shortened += len(mention.candidates) < len(before)
+    assert shortened
+    for mention in split["dev"] + split["test"]:
+        # All of them compete where the model is measured.
+        assert mention.candidates == whole.pop((mention.text, mention.start))
+    # What is left had no wrong candidate to learn from.
+    for (text, _), candidates in whole.items():
+        kept = [id for id in candidates if split_of(id, 0.3, 0.3) == "train"]
+        assert len(kept) == 1, text
+
+
+def test_synonyms_take_the_lemmas_place(tmp_path, wordnet, wordnet_ids):
+    plain, more = tmp_path / "plain", tmp_path / "more"
+    build_wordnet(wordnet, None, plain, 0.0, 0.0)
+    build_wordnet(wordnet, None, more, 0.0, 0.0, synonyms=True)
+    examples = read(plain)[1]["train"]
+    mentions = read(more)[1]["train"]
+    assert mentions[: len(examples)] == examples
+    ids = wordnet_ids
+    # Not for 'happier' or 'banks', which are inflected, and not 'quit', which has
+    # one sense.
+    assert [(marked(m), m.gold, m.candidates) for m in mentions[len(examples) :]] == [
+        (
+            "I am [[happy]] to help",
+            ids["willing"],
+            (ids["lucky"], ids["glad"], ids["willing"]),
+        ),
+    ]
+
+
+def test_synonyms_are_not_put_into_held_out_sentences():
+    glad = Synset("a1", ("glad", "happy"), "full of joy", ("I am glad",), ())
+    words = Words({"glad": ("a1", "a2"), "happy": ("a1", "a3")}, Morphy("adj", {}))
+    (mention,) = _synonym_mentions(glad, words, {"i was glad"})
+    assert (marked(mention), mention.candidates) == ("I am [[happy]]", ("a1", "a3"))
+    assert not list(_synonym_mentions(glad, words, {"i am glad"}))
 
 
 def test_a_sentence_of_two_synsets_stays_in_the_most_held_out_split():
