@@ -1,31 +1,36 @@
-"""The whole run, stage after stage: from the command's config to the artifact."""
+"""The whole run, stage after stage: from the command's config to the artifacts."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from bert_export.config import Config
+from bert_export.config import Config, Target, export_targets
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
-from bert_export.corpus.records import BadRecords
+from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import StageError, UserError
-from bert_export.export import publish, requests, saved_model
+from bert_export.export import formats, publish, requests, saved_model
+from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
 from bert_export.features.tokenizer import load_vocab
 from bert_export.files import sha256_file, write_json
+from bert_export.linking import sample
 from bert_export.modeling import weights
 from bert_export.modeling.bert_config import BertConfig
-from bert_export.release import manifest
+from bert_export.release import deploy, manifest
 from bert_export.training import estimator as training
 from bert_export.training import evaluation
 from bert_export.training.model_fn import ModelParams
+from bert_export.verification import baselines, proof, report
 from bert_export.verification.run import run_smoke_test
 from bert_export.workdir import read_summary, record_training, stage, summarize
 
@@ -35,6 +40,10 @@ tf.get_logger().setLevel("ERROR")
 
 EVALUATION_FILE = "evaluation.json"
 SPLITS = ("train", "dev", "test")
+# The formats that TensorFlow's model server loads.
+SERVED_BY_TENSORFLOW = ("saved_model", "serving_model")
+# Training requests to a batch of calibration.
+_CALIBRATION_BATCH = 16
 # Raised whenever the same corpus would give other records than before.
 _RECORDS_FORMAT = 1
 
@@ -53,9 +62,26 @@ class Data:
         return {"train": self.train, "dev": self.dev, "test": self.test}[name]
 
 
-def run(config: Config, workdir: Path) -> Path:
-    """Everything: prepare, train, evaluate, export. Returns the new version."""
+@dataclasses.dataclass(frozen=True)
+class ExportSource:
+    """What all artifacts of an export are made of and proven with."""
+
+    config: Config
+    estimator: Any
+    model: TrainedLinker
+    metrics: dict[str, Any]
+    data_fingerprint: str
+    examples: list[bytes]  # serialized requests from the split that is reported
+    golden: dict[str, Any]  # what the trained model answers to them
+    golden_texts: dict[str, Any]  # the same to texts; for serving_model
+    calibration: list[dict[str, np.ndarray]]  # training requests; int8_calibrated
+    held_out: proof.HeldOut
+
+
+def run(config: Config, workdir: Path) -> dict[str, Path]:
+    """Everything: prepare, train, evaluate, export. Returns what was published."""
     # Refused here rather than after hours of training.
+    formats.require(export_targets(config.export))
     publish.check_export_dir(export_directory(config, workdir))
     _model_params(config)
     data = prepare(config, workdir)
@@ -188,55 +214,141 @@ def evaluate(
         return metrics
 
 
-def export(config: Config, workdir: Path, data: Data, checkpoint: str) -> Path:
-    """Checkpoint → a proven version in the export directory, or nothing at all."""
+def export(
+    config: Config, workdir: Path, data: Data, checkpoint: str
+) -> dict[str, Path]:
+    """Checkpoint → a proven artifact of each format, set-ups to serve them, a report.
+
+    An artifact that fails its proof is not published; the others are.
+
+    Returns:
+      The published artifacts by the names of their targets.
+
+    Raises:
+      StageError: some were not published; all others were.
+    """
     metrics = _recorded_metrics(config, workdir, data, checkpoint)
     if metrics is None:
         metrics = evaluate(config, workdir, data, checkpoint)
     with stage("export", workdir):
+        targets = export_targets(config.export)
+        formats.require(targets)
         export_dir = export_directory(config, workdir)
-        version = publish.new_version(export_dir)
-        params = _model_params(config)
-        estimator = training.create_estimator(config, params, workdir / "model")
-        examples = records.spread_examples(
-            data.split(config.eval.split), config.export.golden_requests
+        version = max(
+            publish.new_version(target_directory(export_dir, target))
+            for target in targets
         )
-        with publish.staging(export_dir, version) as staged:
-            saved_model.export_saved_model(
-                estimator,
-                params.spec,
-                staged,
-                checkpoint,
-                weights.vocab_path(config.model),
+        source = _export_source(config, workdir, data, checkpoint, metrics, targets)
+        published: dict[str, Path] = {}
+        failed: dict[str, str] = {}
+        rows: list[dict[str, Any]] = []
+        for target in targets:
+            print(f"-- {target.name}", file=sys.stderr, flush=True)
+            try:
+                artifact, figures = _export_target(source, target, export_dir, version)
+            except StageError as error:
+                failed[target.name] = str(error)
+                rows.append(report.failed_row(target, str(error)))
+                print(f"not published: {target.name}: {error}", file=sys.stderr)
+            else:
+                published[target.name] = artifact
+                rows.append(report.row(target, artifact, figures))
+                print(f"published: {artifact}")
+        if config.export.benchmark:
+            rows += baselines.measure(source.model, source.held_out)
+        report_dir = report.write(
+            export_dir / "reports" / str(version),
+            rows,
+            report.Context(
+                config.name,
+                version,
+                source.model,
+                config,
+                metrics,
+                data.fingerprint,
+                source.held_out,
+                {key: read_summary(workdir)[key] for key in ("entities", "splits")},
+            ),
+        )
+        print(f"report: {report_dir / 'report.html'}")
+        if published:
+            deploy.write(
+                export_dir / "deploy" / str(version),
+                name=config.name,
+                version=version,
+                artifacts=list(published.values()),
+                export_dir=export_dir,
             )
-            golden = requests.record_golden(
-                estimator, checkpoint, examples, params.spec
+        summarize(
+            workdir,
+            version=version,
+            artifacts={name: str(path) for name, path in published.items()},
+            not_published=failed,
+            report=str(report_dir),
+        )
+        if failed:
+            raise StageError(
+                f"{len(failed)} of {len(targets)} artifacts were not published: "
+                + "; ".join(f"{name}: {why}" for name, why in failed.items())
             )
-            requests.write_golden(staged, golden)
-            if config.export.warmup_requests:
-                requests.write_warmup(
-                    staged,
-                    config.name,
-                    examples[: config.export.warmup_requests],
-                    params.spec,
-                )
-            manifest.write(
-                staged,
-                manifest.build(
-                    staged,
-                    name=config.name,
-                    spec=params.spec,
-                    checkpoint_path=checkpoint,
-                    config=json.loads(config.to_json()),
-                    metrics=metrics,
-                    data_fingerprint=data.fingerprint,
-                ),
-            )
-            run_smoke_test(staged)
-            published = publish.publish(staged, export_dir, version)
-        print(f"published: {published}")
-        summarize(workdir, version=str(published))
         return published
+
+
+def _export_target(
+    source: ExportSource, target: Target, export_dir: Path, version: int
+) -> tuple[Path, dict[str, Any]]:
+    """Writes, proves and publishes one artifact.
+
+    Returns:
+      Its directory, and what its proof measured.
+
+    Raises:
+      StageError: it could not be written, or its proof failed.
+    """
+    config = source.config
+    directory = target_directory(export_dir, target)
+    with publish.staging(directory, version) as staged:
+        notes: list[str] = []
+        if target.format == "saved_model":
+            saved_model.export_saved_model(
+                source.estimator, source.model.spec, staged, source.model.checkpoint
+            )
+        else:
+            notes = formats.write(target, source.model, staged, source.calibration)
+        saved_model.write_vocab(staged, source.model.vocab)
+        requests.write_golden(staged, source.golden)
+        if target.format in SERVED_BY_TENSORFLOW and config.export.warmup_requests:
+            requests.write_warmup(
+                staged,
+                config.name,
+                source.examples[: config.export.warmup_requests],
+                source.model.spec,
+            )
+        if target.format == "serving_model":
+            requests.write_golden_texts(staged, source.golden_texts)
+        manifest.write(
+            staged,
+            manifest.build(
+                staged,
+                name=config.name,
+                spec=source.model.spec,
+                checkpoint_path=source.model.checkpoint,
+                config=json.loads(config.to_json()),
+                metrics=source.metrics,
+                data_fingerprint=source.data_fingerprint,
+                target=target,
+                notes=notes,
+            ),
+        )
+        if target.format in SERVED_BY_TENSORFLOW:
+            run_smoke_test(staged)
+        figures = proof.prove(
+            staged,
+            source.held_out.path,
+            config.export.max_accuracy_drop,
+            config.export.benchmark,
+        )
+        return publish.publish(staged, directory, version), figures
 
 
 def smoke_test(artifact: Path) -> None:
@@ -254,6 +366,82 @@ def smoke_test(artifact: Path) -> None:
 def export_directory(config: Config, workdir: Path) -> Path:
     """Where versions are published."""
     return Path(config.export.dir) if config.export.dir else workdir / "export"
+
+
+def target_directory(export_dir: Path, target: Target) -> Path:
+    """Where the versions of a target are published.
+
+    The plain SavedModel's are the export directory's own, as a model server polls it;
+    servers pass over directories whose names are no numbers.
+    """
+    return export_dir if target.format == "saved_model" else export_dir / target.name
+
+
+def _export_source(
+    config: Config,
+    workdir: Path,
+    data: Data,
+    checkpoint: str,
+    metrics: dict[str, Any],
+    targets: list[Target],
+) -> ExportSource:
+    """Asks the trained model for all that its artifacts will be held against."""
+    params = _model_params(config)
+    vocab = load_vocab(weights.vocab_path(config.model))
+    estimator = training.create_estimator(config, params, workdir / "model")
+    split = data.split(config.eval.split)
+    examples = records.spread_examples(split, config.export.golden_requests)
+    golden_texts: dict[str, Any] = {}
+    if any(target.format == "serving_model" for target in targets):
+        golden_texts = requests.record_golden_texts(
+            estimator,
+            checkpoint,
+            _text_requests(config, workdir),
+            PairEncoder(vocab, config.features),
+            params.spec,
+        )
+    calibration = []
+    if any(target.precision == "int8_calibrated" for target in targets):
+        chosen = records.spread_examples(data.train, config.export.calibration_requests)
+        calibration = [
+            requests.dense_batch(
+                chosen[first : first + _CALIBRATION_BATCH], params.spec
+            )
+            for first in range(0, len(chosen), _CALIBRATION_BATCH)
+        ]
+    return ExportSource(
+        config=config,
+        estimator=estimator,
+        model=TrainedLinker(checkpoint, params.bert, config.features, vocab),
+        metrics=metrics,
+        data_fingerprint=data.fingerprint,
+        examples=examples,
+        golden=requests.record_golden(estimator, checkpoint, examples, params.spec),
+        golden_texts=golden_texts,
+        calibration=calibration,
+        held_out=proof.record_held_out(
+            estimator,
+            checkpoint,
+            split,
+            params.spec,
+            config.eval.mentions_per_batch,
+            config.export.proof_mentions,
+            workdir / "held_out.npz",
+        ),
+    )
+
+
+def _text_requests(config: Config, workdir: Path) -> list[tuple[Mention, str]]:
+    """Mentions of the split that is reported, each with its first candidate's text."""
+    bad = BadRecords(config.corpus.max_bad_records)
+    corpus = load_corpus(config.corpus, workdir, bad)
+    ambiguous = (m for m in corpus.mentions(config.eval.split) if m.candidates)
+    fields = config.features.candidate_fields
+    return [
+        (mention, entity_text(corpus.entities[mention.candidates[0]], fields))
+        for mention in sample(ambiguous, config.export.golden_requests)
+        if mention.candidates
+    ]
 
 
 def _model_params(config: Config) -> ModelParams:

@@ -7,10 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-try:
-    import matplotlib
-except ImportError:
-    sys.exit("plot_curve.py needs matplotlib: pip install 'bert-export[plots]'")
+import matplotlib
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 

@@ -103,8 +103,9 @@ def export(trained: Trained, directory: Path) -> Path:
     """Everything that makes an artifact, but its smoke test."""
     directory.mkdir(parents=True, exist_ok=True)
     saved_model.export_saved_model(
-        trained.estimator, trained.spec, directory, trained.checkpoint, trained.vocab
+        trained.estimator, trained.spec, directory, trained.checkpoint
     )
+    saved_model.write_vocab(directory, VOCAB)
     golden = requests.record_golden(
         trained.estimator, trained.checkpoint, trained.examples, trained.spec
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_export.errors import StageError
 from bert_export.features.spec import FeatureSpec
-from bert_export.features.tokenizer import load_vocab
 
 # Takes serialized tf.Examples.
 EXAMPLES_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -65,15 +64,12 @@ def export_saved_model(
     spec: FeatureSpec,
     staging_dir: str | os.PathLike[str],
     checkpoint_path: str,
-    vocab: str | Path,
 ) -> Path:
     """Writes a checkpoint as a SavedModel, straight into a staging directory.
 
     The SavedModel is the Estimator's own: tag `serve` alone (a TPUEstimator must be
     made with `export_to_tpu=False`), signatures EXAMPLES_SIGNATURE and
-    TENSORS_SIGNATURE. The vocabulary goes to `assets.extra`, not to `assets`: the
-    graph does not read it, and an asset's tensor would carry the path that the file
-    had on the exporting machine.
+    TENSORS_SIGNATURE.
 
     Args:
       estimator: a `tf.compat.v1.estimator.Estimator` or `TPUEstimator` whose
@@ -81,8 +77,6 @@ def export_saved_model(
       spec: the features it reads.
       staging_dir: an existing directory without a SavedModel.
       checkpoint_path: the checkpoint's prefix.
-      vocab: the vocabulary's file, as `load_vocab` reads it. It is written as
-        `vocab.txt`, one word piece a line, whatever its format was.
 
     Returns:
       `staging_dir`.
@@ -103,11 +97,19 @@ def export_saved_model(
     for path in Path(os.fsdecode(exported)).iterdir():
         path.rename(staging / path.name)
     shutil.rmtree(parent)
-    vocab_path = staging / ASSETS_EXTRA / VOCAB_FILE
-    vocab_path.parent.mkdir()
-    vocab_path.write_bytes("".join(f"{p}\n" for p in load_vocab(vocab)).encode())
     _name_signatures(staging / tf.saved_model.SAVED_MODEL_FILENAME_PB)
     return staging
+
+
+def write_vocab(artifact_dir: str | os.PathLike[str], vocab: Sequence[str]) -> Path:
+    """Writes the word pieces into an artifact, one a line; returns the file.
+
+    It goes to `assets.extra`, not to `assets`: no graph reads it there.
+    """
+    path = Path(artifact_dir) / ASSETS_EXTRA / VOCAB_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes("".join(f"{piece}\n" for piece in vocab).encode())
+    return path
 
 
 def _name_signatures(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -63,21 +62,6 @@ def test_only_the_artifacts_files_are_written(tmp_path):
     }
 
 
-def test_vocabulary_of_a_tokenizer_json_becomes_vocab_txt(tmp_path):
-    trained = tiny_artifact.trained()
-    path = tmp_path / "tokenizer.json"
-    vocab = {piece: index for index, piece in enumerate(tiny_artifact.VOCAB)}
-    path.write_text(json.dumps({"model": {"type": "WordPiece", "vocab": vocab}}))
-    artifact = tmp_path / "artifact"
-    artifact.mkdir()
-    saved_model.export_saved_model(
-        trained.estimator, trained.spec, artifact, trained.checkpoint, path
-    )
-    assert (artifact / "assets.extra" / "vocab.txt").read_bytes() == (
-        trained.vocab.read_bytes()
-    )
-
-
 @pytest.mark.parametrize("spans", [("from", "to"), ()], ids=["spans", "no_spans"])
 def test_configured_feature_names(tmp_path, spans):
     features = FeaturesConfig(
@@ -120,7 +104,7 @@ def test_other_export_outputs_are_refused(tmp_path):
     )
     with pytest.raises(StageError, match="'tensors:more'"):
         saved_model.export_saved_model(
-            estimator, trained.spec, tmp_path, trained.checkpoint, trained.vocab
+            estimator, trained.spec, tmp_path, trained.checkpoint
         )
 
 
