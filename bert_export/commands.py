@@ -82,10 +82,33 @@ _TOP = flags.DEFINE_integer(
     "top", 3, "link: candidates to show of each mention.", lower_bound=1
 )
 _JSON = flags.DEFINE_boolean("json", False, "link: print JSON Lines.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "freeze: the prefix of any TensorFlow 1 checkpoint with its .meta, or a directory, "
+    "for its newest one.",
+)
+_OUTPUT_NODE_NAMES = flags.DEFINE_string(
+    "output_node_names",
+    None,
+    "freeze: the nodes to compute, joined by commas; with or without :0.",
+)
+_OUTPUT_GRAPH = flags.DEFINE_string(
+    "output_graph", None, "freeze: the frozen graph's file."
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "freeze: replace an existing file."
+)
+_CHECK_INPUTS = flags.DEFINE_string(
+    "check_inputs",
+    None,
+    "freeze: an .npz file with an array for each placeholder, to compare the frozen "
+    "graph with the checkpoint on. Default: inputs are made up.",
+)
 
 
 def run() -> None:
-    """All stages: prepare, train, evaluate, export with its smoke test."""
+    """All stages: prepare, train, evaluate, export with its proof."""
     config, workdir = _config_and_workdir()
     record_config(config, workdir)
     from bert_export import pipeline
@@ -124,7 +147,7 @@ def evaluate() -> None:
 
 
 def export() -> None:
-    """Write a proven SavedModel of the best checkpoint."""
+    """Write proven artifacts of the best checkpoint, and a report."""
     config, workdir = _config_and_workdir()
     from bert_export import pipeline
 
@@ -160,9 +183,26 @@ def link() -> None:
         print(linking.table(linked, _TOP.value, _SHOW.value))
 
 
+def freeze() -> None:
+    """Turn any TensorFlow 1 checkpoint into one file, proven equal."""
+    checkpoint, output = _CHECKPOINT.value, _OUTPUT_GRAPH.value
+    names = _OUTPUT_NODE_NAMES.value
+    if not (checkpoint and names and output):
+        raise UserError(
+            "freeze: --checkpoint=PREFIX --output_node_names=NODE[,NODE] "
+            "--output_graph=FILE are needed"
+        )
+    from bert_export.export.freeze import freeze_checkpoint
+
+    frozen = freeze_checkpoint(
+        checkpoint, names, output, _OVERWRITE.value, _CHECK_INPUTS.value
+    )
+    print(frozen.table())
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     command.__name__: command
-    for command in (run, prepare, train, evaluate, export, smoke_test, link)
+    for command in (run, prepare, train, evaluate, export, smoke_test, link, freeze)
 }
 
 
@@ -231,7 +271,10 @@ def _artifact() -> Path:
     from bert_export.export import publish
 
     export_dir = pipeline.export_directory(config, workdir)
-    versions = publish.versions(export_dir)
-    if not versions:
-        raise UserError(f"no version in {export_dir}; export first, or use --artifact")
-    return export_dir / str(versions[-1])
+    for directory in (export_dir, export_dir / "serving_model"):
+        if versions := publish.versions(directory):
+            return directory / str(versions[-1])
+    raise UserError(
+        f"no SavedModel in {export_dir}; export one, or name another artifact with "
+        "--artifact=DIR"
+    )

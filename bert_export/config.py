@@ -375,9 +375,9 @@ def _check_values(config: Config) -> None:
 
     corpus, features, train = config.corpus, config.features, config.train
     require(
-        re.fullmatch(r"[A-Za-z0-9_.-]+", config.name) is not None,
+        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config.name) is not None,
         "name",
-        "letters, digits, '_', '-' and '.' only",
+        "letters, digits, '_', '-' and '.' only, no '-' or '.' first",
     )
     require(corpus.builder in BUILDERS, "corpus.builder", f"one of {BUILDERS}")
     if corpus.builder == "jsonl":

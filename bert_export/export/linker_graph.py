@@ -7,6 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from bert_export.config import FeaturesConfig
+from bert_export.export import session_graph
 from bert_export.export.saved_model import serving_input_names
 from bert_export.features.spec import FeatureSpec
 from bert_export.modeling.bert_config import BertConfig
@@ -103,6 +104,5 @@ def freeze(
     """The serving graph of `build` with the checkpoint's weights as constants."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         build(model, checked=checked, padded=padded).restore(session, model.checkpoint)
-        return tf.compat.v1.graph_util.convert_variables_to_constants(
-            session, session.graph.as_graph_def(), list(OUTPUTS)
-        )
+        part = session_graph.inference_part(session.graph, OUTPUTS)
+        return session_graph.freeze(session, part)

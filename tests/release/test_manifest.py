@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from bert_export.config import PRECISIONS, Target
 from bert_export.errors import UserError
 from bert_export.features.spec import FeatureSpec
 from bert_export.release import manifest
@@ -56,13 +57,66 @@ def test_contract_without_spans():
     ]
 
 
+def test_contract_of_the_other_runtimes():
+    spec = FeatureSpec(max_seq_length=64)
+    contract = manifest.signature_contract(spec)["tensors"]
+    for format_name in ("frozen_graph", "onnx", "openvino"):
+        assert manifest.signature_contract(spec, format_name) == {
+            "tensors": {
+                "inputs": contract["inputs"],
+                "outputs": contract["outputs"],
+            }
+        }
+
+
+def test_contract_of_the_serving_model():
+    contract = manifest.signature_contract(
+        FeatureSpec(max_seq_length=64), "serving_model"
+    )
+    plain = manifest.signature_contract(FeatureSpec(max_seq_length=64))
+    assert list(contract) == ["serving_default", "tensors", "text", "link"]
+    assert {name: contract[name] for name in plain} == plain
+
+
+def test_every_precision_has_a_tolerance():
+    precisions = {name for names in PRECISIONS.values() for name in names}
+    assert set(manifest.TOLERANCES) == precisions
+    # Only float32 can be held to the score, which grows without bound.
+    for precision, tolerance in manifest.TOLERANCES.items():
+        assert ("score" in tolerance) == (precision == "float32")
+
+
+def test_manifest_of_another_format(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"1234")
+    trained = tiny_artifact.trained()
+    content = manifest.build(
+        tmp_path,
+        name="tiny",
+        spec=trained.spec,
+        checkpoint_path=trained.checkpoint,
+        config={},
+        metrics={},
+        data_fingerprint="0" * 64,
+        target=Target("onnx", "int8_dynamic"),
+        notes=["3 matrices kept in float32"],
+    )
+    assert (content["format"], content["precision"]) == ("onnx", "int8_dynamic")
+    assert list(content["contract"]) == ["tensors"]
+    assert content["tolerance"] == manifest.TOLERANCES["int8_dynamic"]
+    assert content["notes"] == ["3 matrices kept in float32"]
+    assert list(content["files"]) == ["model.onnx"]
+
+
 def test_manifest_of_an_artifact():
     content = manifest.read(tiny_artifact.artifact())
     assert list(content) == [
         "format_version",
         "name",
         "created",
+        "format",
+        "precision",
         "contract",
+        "tolerance",
         "max_seq_length",
         "features",
         "config",
@@ -70,8 +124,12 @@ def test_manifest_of_an_artifact():
         "data_fingerprint",
         "checkpoint",
         "packages",
+        "notes",
         "files",
     ]
+    assert (content["format"], content["precision"]) == ("saved_model", "float32")
+    assert content["tolerance"] == {"probabilities": 1e-4, "score": 1e-4}
+    assert content["notes"] == []
     assert content["checkpoint"] == {"path": "model.ckpt-2", "global_step": 2}
     assert content["max_seq_length"] == 20
     assert content["features"]["span_fields"] == ["start_ps", "end_ps"]
@@ -79,11 +137,11 @@ def test_manifest_of_an_artifact():
     assert "/" not in json.dumps({**content, "files": {}, "contract": {}})
 
 
-def test_every_file_is_listed_but_the_manifest_and_the_smoke_tests_result(tmp_path):
+def test_every_file_is_listed_but_the_manifest_and_the_tests_results(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b").write_bytes(b"1234")
     (tmp_path / "a").write_bytes(b"")
-    for name in ("manifest.json", "smoke_test.json"):
+    for name in ("manifest.json", "smoke_test.json", "proof.json"):
         (tmp_path / name).write_text("{}")
     files = manifest.list_files(tmp_path)
     assert list(files) == ["a", "sub/b"]
