@@ -13,12 +13,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from bert_export.corpus.records import Mention
 from bert_export.errors import StageError
-from bert_export.export import saved_model
+from bert_export.export import saved_model, serving_model
+from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 GOLDEN_FILE = "golden_requests.json"
+GOLDEN_TEXTS_FILE = "golden_texts.json"
 # The name that TF Serving looks for.
 WARMUP_FILE = "tf_serving_warmup_requests"
 _GOLDEN_FORMAT = 1
@@ -84,9 +87,82 @@ def record_golden(
     return {"format_version": _GOLDEN_FORMAT, "requests": requests}
 
 
+def record_golden_texts(
+    estimator: Any,
+    checkpoint_path: str,
+    pairs: Sequence[tuple[Mention, str]],
+    encoder: PairEncoder,
+    spec: FeatureSpec,
+) -> dict[str, Any]:
+    """Records what the trained model predicts for mentions and candidates in text.
+
+    They are prepared as the training data were, and go to `estimator.predict` as
+    tf.Examples.
+
+    Args:
+      estimator: the trained Estimator.
+      checkpoint_path: the checkpoint's prefix, the one that is exported.
+      pairs: mentions, each with the text of a candidate.
+      encoder: prepared the training data.
+      spec: the features.
+
+    Returns:
+      `{"format_version": 1, "requests": [{"text": str, "mention_start": int,
+      "mention_end": int, "candidate": str, "example": base64, "probabilities":
+      [float, float], "score": float}]}`; offsets in code points.
+
+    Raises:
+      StageError: no pair can be encoded (those that cannot are left out, as they are
+        of the training data), or a prediction is not finite.
+    """
+    mentions = [mention for mention, _ in pairs]
+    encoded = encoder(
+        tf.constant([mention.text for mention in mentions], tf.string),
+        tf.constant([mention.start for mention in mentions], tf.int64),
+        tf.constant([mention.end for mention in mentions], tf.int64),
+        tf.constant([candidate for _, candidate in pairs], tf.string),
+    )
+    features = {
+        spec.input_ids: encoded.input_ids,
+        spec.input_mask: tf.ones_like(encoded.input_ids),
+        spec.segment_ids: encoded.segment_ids,
+    }
+    features.update(
+        zip(spec.span_fields, (encoded.start_ps, encoded.end_ps), strict=False)
+    )
+    good = encoded.ok.numpy()
+    examples = spec.serialize(features).numpy()[good].tolist()
+    golden = record_golden(estimator, checkpoint_path, examples, spec)
+    texts = [pair for pair, ok in zip(pairs, good, strict=True) if ok]
+    golden["requests"] = [
+        {
+            "text": mention.text,
+            "mention_start": mention.start,
+            "mention_end": mention.end,
+            "candidate": candidate,
+            **request,
+        }
+        for (mention, candidate), request in zip(texts, golden["requests"], strict=True)
+    ]
+    return golden
+
+
 def write_golden(artifact_dir: str | os.PathLike[str], golden: dict[str, Any]) -> Path:
     """Writes golden requests into an artifact's `assets.extra`; returns the file."""
-    path = Path(artifact_dir) / saved_model.ASSETS_EXTRA / GOLDEN_FILE
+    return _write_golden(artifact_dir, GOLDEN_FILE, golden)
+
+
+def write_golden_texts(
+    artifact_dir: str | os.PathLike[str], golden: dict[str, Any]
+) -> Path:
+    """Writes golden texts into an artifact's `assets.extra`; returns the file."""
+    return _write_golden(artifact_dir, GOLDEN_TEXTS_FILE, golden)
+
+
+def _write_golden(
+    artifact_dir: str | os.PathLike[str], name: str, golden: dict[str, Any]
+) -> Path:
+    path = Path(artifact_dir) / saved_model.ASSETS_EXTRA / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
     return path
@@ -97,33 +173,44 @@ def write_warmup(
     model_name: str,
     examples: Sequence[bytes],
     spec: FeatureSpec,
+    golden_texts: dict[str, Any] | None = None,
 ) -> Path:
     """Writes the requests that TF Serving replays before a version takes traffic.
 
-    Two requests: all examples as one batch for EXAMPLES_SIGNATURE, and the same
-    batch as raw tensors for TENSORS_SIGNATURE. The format is TF Serving's: a TFRecord
-    of `PredictionLog`
-    (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
+    All examples as one batch for EXAMPLES_SIGNATURE, the same batch as raw tensors
+    for TENSORS_SIGNATURE, and as many golden texts for TEXT_SIGNATURE. None for
+    LINK_SIGNATURE: a server that batches refuses its scalars, and with a refused
+    warm-up request the version. The format is TF Serving's: a TFRecord of
+    `PredictionLog` (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 
     Args:
       artifact_dir: the artifact.
       model_name: the name in each request's `model_spec`.
       examples: serialized tf.Examples of the spec, at least one.
       spec: the features.
+      golden_texts: of `record_golden_texts`, for a serving_model.
 
     Returns:
       The file.
     """
+    batches = {
+        saved_model.EXAMPLES_SIGNATURE: {
+            saved_model.EXAMPLES_INPUT: np.array(list(examples), dtype=object)
+        },
+        saved_model.TENSORS_SIGNATURE: dense_batch(examples, spec),
+    }
+    if golden_texts is not None:
+        texts = golden_texts["requests"][: len(examples)]
+        batches[serving_model.TEXT_SIGNATURE] = {
+            "text": np.array([text["text"] for text in texts], dtype=object),
+            "mention_start": np.array([text["mention_start"] for text in texts]),
+            "mention_end": np.array([text["mention_end"] for text in texts]),
+            "candidate": np.array([text["candidate"] for text in texts], dtype=object),
+        }
     path = Path(artifact_dir) / saved_model.ASSETS_EXTRA / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, inputs in (
-            (
-                saved_model.EXAMPLES_SIGNATURE,
-                {saved_model.EXAMPLES_INPUT: np.array(list(examples), dtype=object)},
-            ),
-            (saved_model.TENSORS_SIGNATURE, _dense_batch(examples, spec)),
-        ):
+        for signature, inputs in batches.items():
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model_name
             request.model_spec.signature_name = signature
@@ -136,7 +223,7 @@ def write_warmup(
     return path
 
 
-def _dense_batch(examples: Sequence[bytes], spec: FeatureSpec) -> dict[str, np.ndarray]:
+def dense_batch(examples: Sequence[bytes], spec: FeatureSpec) -> dict[str, np.ndarray]:
     """The features of a batch as arrays, sequences padded to the longest.
 
     Returns:

@@ -8,36 +8,59 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from bert_export.config import Target
 from bert_export.errors import UserError
-from bert_export.export import saved_model
+from bert_export.export import saved_model, serving_model
 from bert_export.export.publish import SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import sha256_file, write_text
 from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.verification.proof import PROOF_FILE
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 # Written after the manifest, hence not in it.
-_NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE)
+_NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE, PROOF_FILE)
+# By precision, how far an artifact's answers to the golden requests may be from the
+# trained model's: the probabilities, absolutely, and the score, absolutely up to 1
+# and relatively above. float32 allows for another order of summation in another
+# runtime. The others are no measure of quality, which is the link accuracy that the
+# proof holds them to: they catch a model that is wired wrongly.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float32": {PROBABILITIES: 1e-4, SCORE: 1e-4},
+    "float16": {PROBABILITIES: 0.02},
+    "bfloat16": {PROBABILITIES: 0.1},
+    "int8_dynamic": {PROBABILITIES: 0.35},
+    "int8_calibrated": {PROBABILITIES: 0.35},
+}
+_SAVED_MODEL = Target("saved_model", "float32")
 _METHOD = "tensorflow/serving/predict"
 _PACKAGES = (
+    "ai-edge-litert",
     "bert-export",
+    "nncf",
     "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
     "protobuf",
     "tensorflow",
     "tensorflow-estimator",
     "tensorflow-serving-api",
     "tensorflow-text",
+    "tf2onnx",
 )
 
 
-def signature_contract(spec: FeatureSpec) -> dict[str, Any]:
+def signature_contract(
+    spec: FeatureSpec, format_name: str = "saved_model"
+) -> dict[str, Any]:
     """What clients may rely on: each signature's inputs and outputs.
 
     Derived from the features alone. Nothing is read back from an artifact, so that
@@ -45,8 +68,11 @@ def signature_contract(spec: FeatureSpec) -> dict[str, Any]:
 
     Returns:
       By signature name: `inputs` and `outputs` (by name: `dtype`, and `shape` with
-      -1 for a dimension that requests choose) and `method_name`.
+      -1 for a dimension that requests choose), and of SavedModels `method_name`.
+      The formats of other runtimes have one signature, `tensors`.
     """
+    if format_name == "serving_model":
+        return serving_model.contract(spec)
     outputs = {
         PROBABILITIES: {"dtype": "float32", "shape": [-1, 2]},
         SCORE: {"dtype": "float32", "shape": [-1]},
@@ -58,6 +84,8 @@ def signature_contract(spec: FeatureSpec) -> dict[str, Any]:
         }
         for name in saved_model.serving_input_names(spec)
     }
+    if format_name != "saved_model":
+        return {saved_model.TENSORS_SIGNATURE: {"inputs": tensors, "outputs": outputs}}
     examples = {saved_model.EXAMPLES_INPUT: {"dtype": "string", "shape": [-1]}}
     return {
         name: {"inputs": inputs, "outputs": outputs, "method_name": _METHOD}
@@ -69,7 +97,7 @@ def signature_contract(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def list_files(artifact_dir: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file but the manifest and the smoke test's result.
+    """Size and SHA-256 of every file but the manifest and the results of its tests.
 
     Returns:
       By path relative to the artifact, sorted: `{"sha256": hex, "bytes": int}`.
@@ -95,6 +123,8 @@ def build(
     config: Mapping[str, Any],
     metrics: Mapping[str, Any],
     data_fingerprint: str,
+    target: Target = _SAVED_MODEL,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describes a complete artifact.
 
@@ -106,6 +136,8 @@ def build(
       config: the resolved config of the run, as JSON values.
       metrics: the checkpoint's evaluation, as JSON values.
       data_fingerprint: identifies the training data.
+      target: the artifact's format and precision.
+      notes: sentences on what was decided or is lost in this format.
 
     Returns:
       The manifest as JSON values, in the order in which it is written.
@@ -116,7 +148,10 @@ def build(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec="seconds"
         ),
-        "contract": signature_contract(spec),
+        "format": target.format,
+        "precision": target.precision,
+        "contract": signature_contract(spec, target.format),
+        "tolerance": TOLERANCES[target.precision],
         "max_seq_length": spec.max_seq_length,
         "features": dataclasses.asdict(spec),
         "config": dict(config),
@@ -127,6 +162,7 @@ def build(
             "global_step": _global_step(checkpoint_path),
         },
         "packages": _packages(),
+        "notes": list(notes),
         "files": list_files(artifact_dir),
     }
 

@@ -3,9 +3,10 @@
     python -I smoke_test.py ARTIFACT_DIR [--output=smoke_test.json]
 
 TensorFlow, numpy and the standard library are all that this script knows, as a
-serving host would. What the artifact promises is read from its manifest.json, what
-the trained model answered from its golden requests. Every check has a name and runs
-even if others failed, unless it needs what they could not provide.
+serving host would, and TensorFlow Text where the artifact takes text. What the
+artifact promises is read from its manifest.json, what the trained model answered from
+its golden requests. Every check has a name and runs even if others failed, unless it
+needs what they could not provide.
 
 Exit code 0: all checks passed; 1: some failed; 2: bad usage.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # TensorFlow reads this when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,11 +42,31 @@ BATCH_SIZES = (1, 2, 33)
 TAG = "serve"
 EXAMPLES_SIGNATURE = "serving_default"
 TENSORS_SIGNATURE = "tensors"
+TEXT_SIGNATURE = "text"
+LINK_SIGNATURE = "link"
+# What TensorFlow 2 adds to a SavedModel's signatures to find its initializer.
+INIT_SIGNATURE = "__saved_model_init_op"
+# The format that takes text, too.
+SERVING_MODEL = "serving_model"
+TEXT_PACKAGE = "tensorflow_text"
 MANIFEST = "manifest.json"
 # Written after the manifest, hence not in it.
-NOT_LISTED = {MANIFEST, "smoke_test.json"}
+NOT_LISTED = {MANIFEST, "smoke_test.json", "proof.json"}
 GOLDEN = "assets.extra/golden_requests.json"
+GOLDEN_TEXTS = "assets.extra/golden_texts.json"
+VOCAB = "assets.extra/vocab.txt"
+VOCAB_ASSET = "assets/vocab.txt"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
+
+
+class Text(NamedTuple):
+    """A mention in a text and a candidate, strings in UTF-8."""
+
+    text: bytes
+    start: int
+    end: int
+    candidate: bytes
+
 
 # A row's features, each a list of integers; scalars are lists of one.
 Row = dict[str, list[int]]
@@ -84,6 +106,17 @@ def check_manifest(artifact: Artifact) -> str:
         )
     for key in ("contract", "max_seq_length", "features", "files"):
         artifact[key] = manifest[key]
+    # A SavedModel's manifest may be older than the other formats.
+    artifact["format"] = manifest.get("format", "saved_model")
+    artifact["compressed"] = manifest.get("precision", "float32") != "float32"
+    # By output, from the recorded predictions. The manifest's holds in any runtime.
+    artifact["tolerance"] = (
+        manifest["tolerance"]
+        if artifact["compressed"]
+        else {"probabilities": TOLERANCE, "score": TOLERANCE}
+    )
+    options = manifest["config"].get("features", {})
+    artifact["lower case"] = options.get("lower_case", True)
     return f"{manifest['name']}, {len(manifest['files'])} files"
 
 
@@ -131,12 +164,73 @@ def check_golden(artifact: Artifact) -> str:
         rows.append({name: list(parsed[name].int64_list.value) for name in names})
     artifact["golden examples"] = examples
     artifact["golden rows"] = [trim(artifact, row) for row in rows]
-    artifact["golden outputs"] = {
+    artifact["golden outputs"] = recorded_outputs(requests)
+    if not artifact["compressed"]:
+        artifact["expected outputs"] = artifact["golden outputs"]
+    lengths = [len(row[features["input_ids"]]) for row in artifact["golden rows"]]
+    return f"{len(rows)} requests of {min(lengths)} to {max(lengths)} tokens"
+
+
+def recorded_outputs(requests: Sequence[Mapping[str, Any]]) -> Arrays:
+    """What the trained model answered."""
+    return {
         "probabilities": np.array([r["probabilities"] for r in requests], np.float32),
         "score": np.array([r["score"] for r in requests], np.float32),
     }
-    lengths = [len(row[features["input_ids"]]) for row in artifact["golden rows"]]
-    return f"{len(rows)} requests of {min(lengths)} to {max(lengths)} tokens"
+
+
+def check_golden_texts(artifact: Artifact) -> str:
+    """The golden requests in text can be read."""
+    requests = json.loads((artifact.directory / GOLDEN_TEXTS).read_text())["requests"]
+    if not requests:
+        raise Failed("no golden request in text")
+    artifact["golden text examples"] = [
+        base64.b64decode(request["example"]) for request in requests
+    ]
+    artifact["golden text outputs"] = recorded_outputs(requests)
+    artifact["golden texts"] = [
+        Text(
+            request["text"].encode(),
+            request["mention_start"],
+            request["mention_end"],
+            request["candidate"].encode(),
+        )
+        for request in requests
+    ]
+    return f"{len(requests)} requests"
+
+
+def check_vocabulary(artifact: Artifact) -> str:
+    """Both copies of the vocabulary are the one that the golden texts were made with.
+
+    The graph holds it in a compiled form, which the replays prove; these are for
+    clients that make or read word-piece ids.
+    """
+    data = (artifact.directory / VOCAB_ASSET).read_bytes()
+    if data != (artifact.directory / VOCAB).read_bytes():
+        raise Failed(f"{VOCAB_ASSET} differs from {VOCAB}")
+    vocab = data.decode().removesuffix("\n").split("\n")
+    tokenizer = importlib.import_module(TEXT_PACKAGE).FastBertTokenizer(
+        vocab=vocab,
+        token_out_type=tf.int64,
+        lower_case_nfd_strip_accents=artifact["lower case"],
+    )
+    ids, segments = (
+        artifact["features"][name] for name in ("input_ids", "segment_ids")
+    )
+    candidates = strings([text.candidate for text in artifact["golden texts"]])
+    found = tokenizer.tokenize(tf.constant(candidates)).to_list()
+    for row, example in enumerate(artifact["golden text examples"]):
+        feature = tf.train.Example.FromString(example).features.feature
+        pairs = zip(feature[ids].int64_list.value, feature[segments].int64_list.value)
+        # Without [SEP]. A long candidate is cut at its end.
+        recorded = [index for index, segment in pairs if segment][:-1]
+        if found[row][: len(recorded)] != recorded:
+            raise Failed(
+                f"the candidate of golden text {row} was recorded as the word pieces "
+                f"{recorded}, but {VOCAB_ASSET} makes {found[row]} of it"
+            )
+    return f"{len(vocab):,} word pieces"
 
 
 # --- what the SavedModel says about itself ------------------------------------------
@@ -150,7 +244,11 @@ def check_graph(artifact: Artifact) -> str:
     tags = [sorted(meta_graph.meta_info_def.tags) for meta_graph in meta_graphs]
     if tags != [[TAG]]:
         raise Failed(f"graphs tagged {tags}, expected {[[TAG]]}")
-    artifact["signatures"] = meta_graphs[0].signature_def
+    artifact["signatures"] = {
+        name: definition
+        for name, definition in meta_graphs[0].signature_def.items()
+        if name != INIT_SIGNATURE
+    }
     return f"{len(meta_graphs[0].graph_def.node):,} nodes, tagged {TAG!r}"
 
 
@@ -223,7 +321,10 @@ def check_variables(artifact: Artifact) -> str:
     prefix = artifact.directory / "variables" / "variables"
     reader = tf.train.load_checkpoint(str(prefix))
     parameters = 0
-    for name in sorted(reader.get_variable_to_shape_map()):
+    for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
+        # TensorFlow 2 keeps the graph of objects beside them.
+        if dtype == tf.string:
+            continue
         value = reader.get_tensor(name)
         parameters += value.size
         if tf.as_dtype(value.dtype).is_floating:
@@ -244,6 +345,9 @@ def check_load(artifact: Artifact) -> str:
     """
     started = time.monotonic()
     path = str(artifact.directory)
+    if artifact["format"] == SERVING_MODEL:
+        # Registers the operations that tokenize.
+        importlib.import_module(TEXT_PACKAGE)
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         meta_graph = tf.compat.v1.saved_model.load(session, [TAG], path)
@@ -329,10 +433,13 @@ def strings(values: Sequence[bytes]) -> np.ndarray:
 def compare(
     artifact: Artifact, outputs: Arrays, picked: Sequence[int], what: str
 ) -> float:
-    """Compares a signature's outputs with the recorded predictions.
+    """Compares a signature's outputs with what the golden requests must give.
+
+    In float32 that is what was recorded. A compressed artifact is held to its own
+    first answers, which the replay has compared with the recorded ones.
 
     Args:
-      artifact: has the golden outputs.
+      artifact: has the expected outputs.
       outputs: what the signature returned.
       picked: which golden request each row is.
       what: names the request in the failure's message.
@@ -343,23 +450,51 @@ def compare(
     Raises:
       Failed: an output is missing, has another dtype or shape, or differs.
     """
+    expected = {
+        name: value[list(picked)]
+        for name, value in artifact["expected outputs"].items()
+    }
+    return differ(outputs, expected, what)
+
+
+def differ(
+    outputs: Arrays,
+    expectations: Arrays,
+    what: str,
+    tolerance: Mapping[str, float] | None = None,
+) -> float:
+    """The largest difference of outputs from what is expected, both by name.
+
+    Args:
+      outputs: what a signature returned.
+      expectations: what it should have.
+      what: names the request in the failure's message.
+      tolerance: allowed by output; an output that it lacks may have any value. Unset,
+        TOLERANCE for all.
+
+    Raises:
+      Failed: an output is missing, has another dtype or shape, or differs.
+    """
     largest = 0.0
-    for name, golden in artifact["golden outputs"].items():
+    for name, expected in expectations.items():
         if name not in outputs:
             raise Failed(f"{what}: no output {name!r}")
-        found, expected = outputs[name], golden[list(picked)]
+        found = outputs[name]
         if found.dtype != expected.dtype or found.shape != expected.shape:
             raise Failed(
                 f"{what}: {name} is {found.dtype} {list(found.shape)}, "
                 f"expected {expected.dtype} {list(expected.shape)}"
             )
+        # A scalar output is a row, too.
+        found, expected = np.atleast_1d(found), np.atleast_1d(expected)
         difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+        allowed = TOLERANCE if tolerance is None else tolerance.get(name, np.inf)
         # Written so that NaN fails.
-        if not np.all(difference <= TOLERANCE):
+        if not np.all(difference <= allowed):
             row = np.unravel_index(np.nanargmax(difference), difference.shape)[0]
             raise Failed(
                 f"{what}: {name} differs by {np.max(difference):.3g} (allowed: "
-                f"{TOLERANCE:g}): row {row} is {found[row]}, expected {expected[row]}"
+                f"{allowed:g}): row {row} is {found[row]}, expected {expected[row]}"
             )
         largest = max(largest, float(np.max(difference, initial=0)))
     return largest
@@ -373,7 +508,11 @@ def check_replay(artifact: Artifact, signature: str, loader: str) -> str:
         inputs = {"examples": strings(artifact["golden examples"])}
     else:
         inputs = encode(artifact, signature, artifact["golden rows"])
-    largest = compare(artifact, predict(inputs), range(count), f"{count} requests")
+    outputs, what = predict(inputs), f"{count} requests"
+    tolerance = artifact["tolerance"]
+    largest = differ(outputs, artifact["golden outputs"], what, tolerance)
+    artifact.setdefault("expected outputs", outputs)
+    compare(artifact, outputs, range(count), what)
     return f"largest difference {largest:.2g}"
 
 
@@ -536,9 +675,31 @@ def malformed_requests(
 
 def check_malformed(artifact: Artifact, signature: str) -> str:
     """Malformed requests raise InvalidArgument; the next good one still works."""
-    predict, rows = artifact["session"][signature], artifact["golden rows"]
+    row = artifact["golden rows"][:1]
+    return refused(
+        artifact["session"][signature],
+        malformed_requests(artifact, signature),
+        lambda outputs, what: compare(artifact, outputs, [0], what),
+        encode(artifact, signature, row),
+    )
+
+
+def refused(
+    predict: Predict,
+    requests: Iterator[tuple[str, Arrays]],
+    check: Callable[[Arrays, str], float],
+    next_request: Arrays,
+) -> str:
+    """Makes sure that each of some requests, all with a name, is refused.
+
+    Args:
+      predict: a signature.
+      requests: what it must refuse with InvalidArgument.
+      check: holds the answer to `next_request` against what is expected.
+      next_request: sent after each of them.
+    """
     problems, count = [], 0
-    for what, inputs in malformed_requests(artifact, signature):
+    for what, inputs in requests:
         count += 1
         try:
             predict(inputs)
@@ -550,11 +711,146 @@ def check_malformed(artifact: Artifact, signature: str) -> str:
                 f"{what}: {type(error).__name__}, expected InvalidArgument "
                 f"({cause(error)})"
             )
-        outputs = predict(encode(artifact, signature, rows[:1]))
-        compare(artifact, outputs, [0], f"the request after {what!r}")
+        check(predict(next_request), f"the request after {what!r}")
     if problems:
         raise Failed("; ".join(problems))
     return f"{count} kinds refused"
+
+
+# --- text ---------------------------------------------------------------------------
+
+
+def encode_texts(texts: Sequence[Text]) -> Arrays:
+    """Texts as the inputs of TEXT_SIGNATURE."""
+    return {
+        "text": strings([text.text for text in texts]),
+        "mention_start": np.array([text.start for text in texts], np.int64),
+        "mention_end": np.array([text.end for text in texts], np.int64),
+        "candidate": strings([text.candidate for text in texts]),
+    }
+
+
+def encode_link(text: Text, candidates: Sequence[bytes]) -> Arrays:
+    """A mention and candidates as the inputs of LINK_SIGNATURE."""
+    return {
+        "text": np.array(text.text, dtype=object),
+        "mention_start": np.array(text.start, np.int64),
+        "mention_end": np.array(text.end, np.int64),
+        "candidates": strings(candidates),
+    }
+
+
+def check_replay_texts(artifact: Artifact, loader: str) -> str:
+    """Golden texts give what the trained model gave, and what their examples give."""
+    texts = artifact["golden texts"]
+    what = f"{len(texts)} texts"
+    outputs = artifact[loader][TEXT_SIGNATURE](encode_texts(texts))
+    recorded, tolerance = artifact["golden text outputs"], artifact["tolerance"]
+    largest = differ(outputs, recorded, what, tolerance)
+    examples = {"examples": strings(artifact["golden text examples"])}
+    prepared = artifact[loader][EXAMPLES_SIGNATURE](examples)
+    same = differ(outputs, prepared, f"{what} and their prepared examples")
+    artifact.setdefault("expected text outputs", outputs)
+    return f"largest difference {largest:.2g}, from prepared examples {same:.2g}"
+
+
+def check_text_batch_sizes(artifact: Artifact) -> str:
+    """Batches of texts of different sizes, none included."""
+    predict, texts = artifact["session"][TEXT_SIGNATURE], artifact["golden texts"]
+    expected = artifact["expected text outputs"]
+    largest = 0.0
+    for size in (0, *BATCH_SIZES):
+        picked = [(size + step) % len(texts) for step in range(size)]
+        outputs = predict(encode_texts([texts[index] for index in picked]))
+        rows = {name: value[picked] for name, value in expected.items()}
+        largest = max(largest, differ(outputs, rows, f"batch of {size}"))
+    return f"sizes 0, {', '.join(map(str, BATCH_SIZES))}; difference {largest:.2g}"
+
+
+def check_link(artifact: Artifact, loader: str) -> str:
+    """Linking agrees with the pairs' own scores, with none, one and many candidates."""
+    link, score = (artifact[loader][name] for name in (LINK_SIGNATURE, TEXT_SIGNATURE))
+    texts = artifact["golden texts"]
+    largest, sizes = 0.0, (0, 1, 2, 9)
+    for first, size in enumerate(sizes):
+        text = texts[first % len(texts)]
+        candidates = [texts[(first + n) % len(texts)].candidate for n in range(size)]
+        outputs = link(encode_link(text, candidates))
+        pairs = [text._replace(candidate=candidate) for candidate in candidates]
+        scored = score(encode_texts(pairs))
+        probability = scored["probabilities"][:, 1]
+        odds = np.exp(scored["score"] - np.max(scored["score"], initial=-np.inf))
+        best = np.max(probability, initial=0)
+        expected = {
+            "score": scored["score"],
+            "link_probability": probability,
+            "probabilities": odds / np.sum(odds),
+            "nil_probability": np.float32(1 - best),
+        }
+        what = f"{size} candidates"
+        largest = max(largest, differ(outputs, expected, what))
+    return f"{', '.join(map(str, sizes))} candidates; difference {largest:.2g}"
+
+
+def malformed_texts(artifact: Artifact) -> Iterator[tuple[str, Text]]:
+    """Mentions and candidates that no signature may answer."""
+    good = artifact["golden texts"][0]
+    length = len(good.text.decode())
+    for what, start, end in (
+        ("that starts before the text", -1, good.end),
+        ("that ends behind the text", good.start, length + 1),
+        ("behind the text", length, length + 1),
+        ("that ends where it starts", good.start, good.start),
+        ("that ends before it starts", good.end, good.start),
+        ("far away", 1 << 33, (1 << 33) + 1),
+    ):
+        yield f"mention {what}", good._replace(start=start, end=end)
+    yield "mention of white space", good._replace(text=b"a   b", start=1, end=3)
+    yield "mention of control characters", good._replace(text=b"\0\1", start=0, end=2)
+    words = artifact["max_seq_length"]
+    long = good._replace(text=b"a " * words, start=0, end=2 * words)
+    yield "mention of too many word pieces", long
+    yield "empty text", good._replace(text=b"", start=0, end=0)
+    # A character cut short, and half of a surrogate pair.
+    for what, broken in (("cut", b"\xe4\xb8"), ("surrogate", b"\xed\xa0\x80")):
+        yield f"text not UTF-8 ({what})", good._replace(text=good.text + broken)
+        yield f"candidate not UTF-8 ({what})", good._replace(candidate=b"x" + broken)
+
+
+def malformed_text_requests(
+    artifact: Artifact, signature: str
+) -> Iterator[tuple[str, Arrays]]:
+    """Requests that a signature for text must refuse, each with a name."""
+    good = artifact["golden texts"][0]
+    for what, text in malformed_texts(artifact):
+        if signature == LINK_SIGNATURE:
+            inputs = encode_link(text, [good.candidate, text.candidate])
+        else:
+            inputs = encode_texts([good, text])
+        yield what, inputs
+    if signature == LINK_SIGNATURE:
+        outside = good._replace(end=len(good.text) + 1)
+        yield "mention outside the text, no candidate", encode_link(outside, [])
+        return
+    inputs = encode_texts([good, good])
+    for name in inputs:
+        yield f"{name} with a row fewer", {**inputs, name: inputs[name][:1]}
+
+
+def check_malformed_texts(artifact: Artifact, signature: str) -> str:
+    """Malformed texts raise InvalidArgument; the next good request still works."""
+    good = artifact["golden texts"][0]
+    if signature == LINK_SIGNATURE:
+        next_request = encode_link(good, [good.candidate])
+    else:
+        next_request = encode_texts([good])
+    expected = {"score": artifact["expected text outputs"]["score"][:1]}
+    return refused(
+        artifact["session"][signature],
+        malformed_text_requests(artifact, signature),
+        lambda outputs, what: differ(outputs, expected, what),
+        next_request,
+    )
 
 
 def check_warmup(artifact: Artifact) -> str:
@@ -578,10 +874,12 @@ def check_warmup(artifact: Artifact) -> str:
         if not all(np.isfinite(value).all() for value in outputs.values()):
             raise Failed(f"{signature}: the warm-up request's answer is not finite")
         signatures.add(signature)
-    if signatures != set(artifact["contract"]):
+    # A server that batches refuses the scalars of LINK_SIGNATURE.
+    expected = set(artifact["contract"]) - {LINK_SIGNATURE}
+    if signatures != expected:
         raise Failed(
             f"requests for the signatures {sorted(signatures)}, expected some for "
-            f"each of {sorted(artifact['contract'])}"
+            f"each of {sorted(expected)}"
         )
     return f"requests for {', '.join(sorted(signatures))}"
 
@@ -677,8 +975,26 @@ def check_artifact(directory: Path) -> list[dict[str, str]]:
         run_check(checks, f"probabilities:{name}", check_probabilities, artifact, name)
         run_check(checks, f"malformed:{name}", check_malformed, artifact, name)
     run_check(checks, "label", check_label, artifact, EXAMPLES_SIGNATURE)
+    if artifact.get("format") == SERVING_MODEL:
+        check_texts(artifact, checks)
     run_check(checks, "warmup", check_warmup, artifact)
     return checks
+
+
+def check_texts(artifact: Artifact, checks: list[dict[str, str]]) -> None:
+    """Runs the checks on what only the artifacts that take text have."""
+    run_check(checks, "golden_texts", check_golden_texts, artifact)
+    run_check(checks, "vocabulary", check_vocabulary, artifact)
+    for name in (TEXT_SIGNATURE, LINK_SIGNATURE):
+        run_check(checks, f"signature:{name}", check_signature, artifact, name)
+    for loader in ("session", "function"):
+        what = f"replay:{TEXT_SIGNATURE}:{loader}"
+        run_check(checks, what, check_replay_texts, artifact, loader)
+    run_check(checks, f"batch_sizes:{TEXT_SIGNATURE}", check_text_batch_sizes, artifact)
+    for loader in ("session", "function"):
+        run_check(checks, f"link:{loader}", check_link, artifact, loader)
+    for name in (TEXT_SIGNATURE, LINK_SIGNATURE):
+        run_check(checks, f"malformed:{name}", check_malformed_texts, artifact, name)
 
 
 def check_isolation() -> str:
@@ -719,6 +1035,11 @@ def main() -> int:
             "python": platform.python_version(),
             "numpy": np.__version__,
             "tensorflow": tf.__version__,
+            **(
+                {TEXT_PACKAGE: sys.modules[TEXT_PACKAGE].__version__}
+                if TEXT_PACKAGE in sys.modules
+                else {}
+            ),
         },
         "checks": checks,
     }
