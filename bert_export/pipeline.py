@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tabulate import tabulate
 
 from bert_export.config import Config, Target, export_targets
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
@@ -245,14 +246,14 @@ def export(
         for target in targets:
             print(f"-- {target.name}", file=sys.stderr, flush=True)
             try:
-                artifact, figures = _export_target(source, target, export_dir, version)
+                artifact, result = _export_target(source, target, export_dir, version)
             except StageError as error:
                 failed[target.name] = str(error)
                 rows.append(report.failed_row(target, str(error)))
                 print(f"not published: {target.name}: {error}", file=sys.stderr)
             else:
                 published[target.name] = artifact
-                rows.append(report.row(target, artifact, figures))
+                rows.append(report.row(target, artifact, result))
                 print(f"published: {artifact}")
         if config.export.benchmark:
             rows += baselines.measure(source.model, source.held_out)
@@ -341,26 +342,33 @@ def _export_target(
             ),
         )
         if target.format in SERVED_BY_TENSORFLOW:
-            run_smoke_test(staged)
-        figures = proof.prove(
+            smoke_test_result = run_smoke_test(staged)
+            print(f"smoke test: {len(smoke_test_result['checks'])} checks passed")
+        result = proof.prove(
             staged,
             source.held_out.path,
             config.export.max_accuracy_drop,
             config.export.benchmark,
         )
-        return publish.publish(staged, directory, version), figures
+        print(f"proof: {len(result['checks'])} checks passed")
+        return publish.publish(staged, directory, version), result
 
 
 def smoke_test(artifact: Path) -> None:
-    """Checks an exported artifact again, in a fresh process.
+    """Checks an exported artifact again, in a fresh process; prints the checks.
 
     Raises:
+      UserError: it is no artifact.
       StageError: a check failed; it is named.
     """
     try:
-        run_smoke_test(artifact)
+        if manifest.read(artifact)["format"] in SERVED_BY_TENSORFLOW:
+            result = run_smoke_test(artifact)
+        else:
+            result = proof.check(artifact)
     except StageError as error:
-        raise StageError(f"smoke_test failed: {error}") from error
+        raise StageError(f"{artifact}: {error}") from error
+    print(tabulate([list(check.values()) for check in result["checks"]]))
 
 
 def export_directory(config: Config, workdir: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ def run(
     *arguments: str | os.PathLike[str],
     interpreter: tuple[str, ...] = (),
     text: str | None = None,
+    preexec_fn: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m bert_export ARGUMENTS` in the project's directory.
 
@@ -22,11 +24,13 @@ def run(
       *arguments: the command and flags.
       interpreter: options of Python itself.
       text: for standard input, which is empty otherwise.
+      preexec_fn: called in the new process first, to set its limits.
     """
     return subprocess.run(
         [sys.executable, *interpreter, "-m", "bert_export", *map(str, arguments)],
         cwd=ROOT,
         input=text or "",
+        preexec_fn=preexec_fn,
         capture_output=True,
         encoding="utf-8",
         timeout=300,

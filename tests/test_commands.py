@@ -17,7 +17,16 @@ from bert_export.config import Config
 from tests.command_line import ROOT, SAMPLE, refused, run
 
 FLAGS = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(commands.__name__)}
-COMMANDS = ("run", "prepare", "train", "evaluate", "export", "smoke_test", "link", "freeze")
+COMMANDS = (
+    "run",
+    "prepare",
+    "train",
+    "evaluate",
+    "export",
+    "smoke_test",
+    "link",
+    "freeze",
+)
 
 
 @pytest.fixture

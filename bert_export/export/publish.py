@@ -14,9 +14,14 @@ from pathlib import Path
 
 from bert_export.errors import StageError, UserError
 
-# What the smoke test wrote, kept beside the versions when a staged one is dropped.
+# What an artifact's tests wrote into it.
 SMOKE_TEST_FILE = "smoke_test.json"
+PROOF_FILE = "proof.json"
+# The same, kept beside the versions when a staged one is dropped. A proof comes after
+# the smoke test, so where there is a proof, it is what failed.
+FAILED_PROOF_FILE = "failed_proof.json"
 FAILED_SMOKE_TEST_FILE = "failed_smoke_test.json"
+_FAILED = {PROOF_FILE: FAILED_PROOF_FILE, SMOKE_TEST_FILE: FAILED_SMOKE_TEST_FILE}
 # TF Serving and every other reader takes directories with plain numbers for names.
 _VERSION = re.compile(r"[0-9]+")
 _STAGING = re.compile(r"\.staging-([0-9]+)-[0-9]+")
@@ -76,8 +81,8 @@ def staging(export_dir: str | os.PathLike[str], version: int) -> Iterator[Path]:
     system. It is locked as long as its process lives; directories that dead
     processes left are removed first (not on file systems without locks for
     directories, such as NFS). Whatever was not published when the context ends is
-    removed, except for a smoke test's result, which is kept as
-    FAILED_SMOKE_TEST_FILE.
+    removed, except for the result of the last test, which is kept as
+    FAILED_PROOF_FILE or FAILED_SMOKE_TEST_FILE.
 
     Args:
       export_dir: where versions are published.
@@ -108,8 +113,10 @@ def staging(export_dir: str | os.PathLike[str], version: int) -> Iterator[Path]:
     finally:
         # Gone when published.
         if directory.exists():
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(directory / SMOKE_TEST_FILE, parent / FAILED_SMOKE_TEST_FILE)
+            for name, failed in _FAILED.items():
+                if (directory / name).exists():
+                    os.replace(directory / name, parent / failed)
+                    break
             shutil.rmtree(directory)
         os.close(lock)
 
@@ -142,7 +149,7 @@ def publish(
 
     Everything is on disk before the rename and the rename is on disk before the
     return, so that a power failure leaves the whole version or none of it. The
-    result of an earlier failed smoke test is removed.
+    results of earlier failed tests are removed.
 
     Args:
       staging_dir: the artifact, inside `export_dir`.
@@ -163,7 +170,8 @@ def publish(
             _sync(os.path.join(directory, name))
         _sync(directory)
     os.rename(staging_dir, target)
-    (Path(export_dir) / FAILED_SMOKE_TEST_FILE).unlink(missing_ok=True)
+    for failed in _FAILED.values():
+        (Path(export_dir) / failed).unlink(missing_ok=True)
     _sync(export_dir)
     return target
 

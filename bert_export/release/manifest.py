@@ -17,11 +17,10 @@ import tensorflow as tf
 from bert_export.config import Target
 from bert_export.errors import UserError
 from bert_export.export import saved_model, serving_model
-from bert_export.export.publish import SMOKE_TEST_FILE
+from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import sha256_file, write_text
 from bert_export.training.model_fn import PROBABILITIES, SCORE
-from bert_export.verification.proof import PROOF_FILE
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1

@@ -345,7 +345,7 @@ def check_load(artifact: Artifact) -> str:
     """
     started = time.monotonic()
     path = str(artifact.directory)
-    if artifact["format"] == SERVING_MODEL:
+    if artifact.get("format") == SERVING_MODEL:
         # Registers the operations that tokenize.
         importlib.import_module(TEXT_PACKAGE)
     session = tf.compat.v1.Session(graph=tf.Graph())

@@ -1,0 +1,226 @@
+"""Records what the trained model answers to held-out requests; proves artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from bert_export.errors import StageError, UserError
+from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
+from bert_export.features.records import RecordSet
+from bert_export.features.spec import FeatureSpec
+from bert_export.training.input_fn import chosen_mentions, ordered_input_fn
+from bert_export.training.model_fn import PROBABILITIES, SCORE
+
+SCRIPT = Path(__file__).with_name("prove.py")
+_STDERR_LINES = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Requests that training has not seen, and the trained model's answers.
+
+    Attributes:
+      path: the file that `prove.py` reads.
+      split: where they are from.
+      mentions: how many they are.
+      pairs: their candidates together.
+    """
+
+    path: Path
+    split: str
+    mentions: int
+    pairs: int
+
+
+def record_held_out(
+    estimator: Any,
+    checkpoint: str,
+    records: RecordSet,
+    spec: FeatureSpec,
+    mentions_per_batch: int,
+    max_mentions: int,
+    path: Path,
+) -> HeldOut:
+    """Records what `estimator.predict` answers for mentions spread over a split.
+
+    The file is an .npz: `input_ids`, `input_mask` and `segment_ids` [tokens],
+    unpadded, with `row_splits` [pairs + 1], where each pair's tokens end; `spans`
+    [pairs, number of span fields]; `mention_sizes` and `gold` [mentions] as in
+    `RecordSet`; `probabilities` [pairs, 2] and `score` [pairs] float32.
+
+    Args:
+      estimator: the trained Estimator.
+      checkpoint: the checkpoint's prefix, the one that is exported.
+      records: the split.
+      spec: its features.
+      mentions_per_batch: whole mentions a batch.
+      max_mentions: at most so many.
+      path: the file to write.
+
+    Returns:
+      What was recorded.
+
+    Raises:
+      UserError: the split has no mention with candidates.
+      StageError: a prediction is not finite.
+    """
+    chosen = chosen_mentions(records, max_mentions)
+    if not len(chosen):
+        raise UserError(
+            f"the {records.split} split has no mention with candidates to prove "
+            "artifacts on; set config.eval.split to one that has some"
+        )
+    batches = ordered_input_fn(records, spec, mentions_per_batch, max_mentions)
+    lengths: list[np.ndarray] = []
+    tokens: list[list[np.ndarray]] = [[] for _ in spec.sequence_names]
+    spans: list[np.ndarray] = []
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        features, _ = tf.compat.v1.data.make_one_shot_iterator(batches()).get_next()
+        while True:
+            try:
+                batch = session.run(features)
+            except tf.errors.OutOfRangeError:
+                break
+            row_lengths = batch[spec.input_mask].sum(axis=1)
+            lengths.append(row_lengths)
+            width = batch[spec.input_ids].shape[1]
+            is_token = np.arange(width) < row_lengths[:, np.newaxis]
+            for parts, name in zip(tokens, spec.sequence_names):
+                parts.append(batch[name][is_token])
+            columns = [batch[name] for name in spec.span_fields]
+            spans.append(
+                np.stack(columns, axis=1)
+                if columns
+                else np.zeros((len(row_lengths), 0), np.int64)
+            )
+    sizes = records.mention_sizes[chosen]
+    pairs = int(sizes.sum())
+    probabilities = np.empty((pairs, 2), np.float32)
+    score = np.empty(pairs, np.float32)
+    predictions = estimator.predict(batches, checkpoint_path=checkpoint)
+    with tqdm(
+        predictions, total=pairs, unit="pair", desc="held-out mentions", disable=None
+    ) as progress:
+        for row, prediction in enumerate(progress):
+            probabilities[row] = prediction[PROBABILITIES]
+            score[row] = prediction[SCORE]
+    if not (np.isfinite(probabilities).all() and np.isfinite(score).all()):
+        raise StageError(
+            f"the trained model's predictions for the {records.split} split are not "
+            f"finite; the checkpoint {checkpoint} is not fit to be exported"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
+    try:
+        np.savez_compressed(
+            partial,
+            input_ids=np.concatenate(tokens[0]),
+            input_mask=np.concatenate(tokens[1]),
+            segment_ids=np.concatenate(tokens[2]),
+            row_splits=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+            spans=np.concatenate(spans),
+            mention_sizes=sizes,
+            gold=records.gold[chosen],
+            probabilities=probabilities,
+            score=score,
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return HeldOut(path, records.split, len(chosen), pairs)
+
+
+def prove(
+    artifact: Path,
+    held_out: Path,
+    max_accuracy_drop: float,
+    benchmark: bool,
+    seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Proves an artifact in processes that hold its runtime and nothing of ours.
+
+    The result also goes to PROOF_FILE in the artifact.
+
+    Args:
+      artifact: the artifact, complete with its manifest.
+      held_out: the file of `record_held_out`.
+      max_accuracy_drop: points of link accuracy that it may lose.
+      benchmark: measure cold start, memory and latency, too.
+      seconds: how long each latency is measured.
+
+    Returns:
+      The result: `passed`, `seconds`, `versions`, `checks` (each `name`, `result`,
+      `detail`) and `figures`.
+
+    Raises:
+      StageError: a check failed; it is named. The result is written all the same.
+    """
+    result = run(
+        artifact,
+        held_out,
+        [f"--max_accuracy_drop={max_accuracy_drop}", f"--seconds={seconds}"]
+        + ([] if benchmark else ["--no_benchmark"]),
+    )
+    return _passed(result)
+
+
+def check(artifact: Path) -> dict[str, Any]:
+    """The part of `prove` that needs no held-out requests.
+
+    The result goes to SMOKE_TEST_FILE in the artifact.
+    """
+    return _passed(run(artifact, None, [], SMOKE_TEST_FILE))
+
+
+def _passed(result: dict[str, Any]) -> dict[str, Any]:
+    if not result["passed"]:
+        broken = [check for check in result["checks"] if check["result"] == "failed"]
+        details = "".join(f"\n  {check['name']}: {check['detail']}" for check in broken)
+        count = f"{len(broken)} of {len(result['checks'])} checks failed"
+        raise StageError(f"the proof failed, {count}:{details}")
+    return result
+
+
+def run(
+    artifact: Path,
+    held_out: Path | None,
+    options: Sequence[str],
+    output_file: str = PROOF_FILE,
+) -> dict[str, Any]:
+    """Runs `prove.py`; see `prove`. Without held-out requests it only checks.
+
+    Raises:
+      StageError: it ended without a result.
+    """
+    output = artifact / output_file
+    output.unlink(missing_ok=True)
+    # -I: neither the environment nor the current directory decides what is imported.
+    process = subprocess.run(
+        [
+            *(sys.executable, "-I", str(SCRIPT), str(artifact)),
+            *([str(held_out)] if held_out else []),
+            *(f"--output={output}", *options),
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if process.returncode not in (0, 1) or not output.exists():
+        last_words = "\n".join(process.stderr.splitlines()[-_STDERR_LINES:])
+        raise StageError(
+            f"the proof ended with exit code {process.returncode}:\n{last_words}"
+        )
+    result: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return result
