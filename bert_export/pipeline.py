@@ -257,20 +257,18 @@ def export(
                 print(f"published: {artifact}")
         if config.export.benchmark:
             rows += baselines.measure(source.model, source.held_out)
-        report_dir = report.write(
-            export_dir / "reports" / str(version),
-            rows,
-            report.Context(
-                config.name,
-                version,
-                source.model,
-                config,
-                metrics,
-                data.fingerprint,
-                source.held_out,
-                {key: read_summary(workdir)[key] for key in ("entities", "splits")},
-            ),
+        context = report.Context(
+            config.name,
+            version,
+            source.model,
+            config,
+            metrics,
+            data.fingerprint,
+            source.held_out,
+            {key: read_summary(workdir)[key] for key in ("entities", "splits")},
         )
+        report_dir = report.write(export_dir / "reports" / str(version), rows, context)
+        print(report.text_table(rows, context))
         print(f"report: {report_dir / 'report.html'}")
         if published:
             deploy.write(
@@ -324,6 +322,7 @@ def _export_target(
                 config.name,
                 source.examples[: config.export.warmup_requests],
                 source.model.spec,
+                source.golden_texts if target.format == "serving_model" else None,
             )
         if target.format == "serving_model":
             requests.write_golden_texts(staged, source.golden_texts)

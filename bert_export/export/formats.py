@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,6 @@ from bert_export.config import Target
 from bert_export.errors import StageError, UserError
 from bert_export.export import extras
 from bert_export.export.linker_graph import TrainedLinker
-
-# The extra and the modules of the formats that need more than the core packages.
-_NEEDS = {
-    "onnx": ("onnx", "tf2onnx", "onnx", "onnxruntime"),
-    "openvino": ("openvino", "openvino", "nncf"),
-    "tflite": ("tflite", "ai_edge_litert"),
-}
 
 
 def require(targets: Iterable[Target]) -> None:
@@ -28,8 +22,9 @@ def require(targets: Iterable[Target]) -> None:
       UserError: one is missing; it names the extra that installs it.
     """
     for target in targets:
-        if target.format in _NEEDS:
-            extras.require(*_NEEDS[target.format])
+        requires = getattr(_module(target), "REQUIRES", None)
+        if requires:
+            extras.require(*requires)
 
 
 def write(
@@ -53,9 +48,8 @@ def write(
     Raises:
       StageError: the format's converter failed.
     """
-    module = importlib.import_module(f"bert_export.export.{target.format}")
     try:
-        return module.write(model, staging, target.precision, calibration)
+        return _module(target).write(model, staging, target.precision, calibration)
     except (UserError, StageError, MemoryError, OSError):
         raise
     except Exception as error:
@@ -63,3 +57,7 @@ def write(
         raise StageError(
             f"the {target.format} converter failed: {type(error).__name__}: {error}"
         ) from error
+
+
+def _module(target: Target) -> Any:
+    return importlib.import_module(f"bert_export.export.{target.format}")

@@ -103,7 +103,7 @@ class SelfAttention(tf.Module):
         query = self._heads(query, batch, queries) * self.config.head_size**-0.5
         key = self._heads(layout.unpack(self.key(x)), batch, length)
         value = self._heads(layout.unpack(self.value(x)), batch, length)
-        hidden_slots = 1.0 - layout.mask[:, tf.newaxis, tf.newaxis, :]
+        hidden_slots = 1.0 - tf.reshape(layout.mask, [batch, 1, 1, length])
         scores = tf.matmul(query, key, transpose_b=True) + hidden_slots * MASKED
         probabilities = dropout(
             tf.nn.softmax(scores), self.config.attention_probs_dropout_prob, training
@@ -256,5 +256,5 @@ def _real_positions(
       real: [batch, seq_length] bool.
     """
     match = tf.equal(reads[:, :, tf.newaxis], positions)  # [batch, reads, seq_length]
-    found = tf.reduce_any(tf.logical_and(match, real[:, tf.newaxis, :]), axis=2)
+    found = tf.reduce_any(tf.logical_and(match, tf.expand_dims(real, 1)), axis=2)
     return tf.where(found, reads, tf.zeros_like(reads))

@@ -248,6 +248,8 @@ def load_onnx(directory: Path, manifest: Mapping[str, Any]) -> Loaded:
 
 def load_openvino(directory: Path, manifest: Mapping[str, Any]) -> Loaded:
     """Compiles the IR for the CPU."""
+    # A measurement does not report to anybody.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
     core = openvino.Core()

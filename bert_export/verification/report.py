@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tabulate import tabulate
 
 from bert_export.config import Config, Target
 from bert_export.export.linker_graph import TrainedLinker
@@ -156,6 +157,26 @@ def write(directory: Path, rows: Sequence[Mapping[str, Any]], context: Context) 
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return directory
+
+
+def text_table(rows: Sequence[Mapping[str, Any]], context: Context) -> str:
+    """The report's table in short, for a terminal."""
+    shown = [
+        column
+        for column in make_table(describe(rows, context))
+        if not column.group.startswith("1 mention:")
+        and column.title not in ("largest difference", "memory, MB")
+    ]
+    headings = [
+        f"{column.title}\n{'ms' if column.group.startswith('latency') else ''}"
+        for column in shown
+    ]
+    return tabulate(
+        zip(*(column.cells for column in shown)),
+        headings,
+        disable_numparse=True,
+        colalign=["left", "left", *["right"] * (len(shown) - 2)],
+    )
 
 
 def _umask() -> int:

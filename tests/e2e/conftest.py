@@ -26,7 +26,9 @@ class Sample:
 def sample(tmp_path_factory) -> Sample:
     workdir = tmp_path_factory.mktemp("sample") / "work"
     result = command_line.done("run", SAMPLE, f"--workdir={workdir}")
-    (version,) = (workdir / "export").iterdir()
+    (version,) = (
+        path for path in (workdir / "export").iterdir() if path.name.isdigit()
+    )
     return Sample(workdir, version, result.stdout, result.stderr)
 
 

@@ -59,7 +59,9 @@ def test_what_a_run_leaves_behind_fits_together(sample):
     assert manifest["metrics"] == evaluation["metrics"]
     assert summary["link_accuracy"] == evaluation["metrics"]["link_accuracy"]
     assert 0 <= summary["link_accuracy"] <= 1
-    assert summary["version"] == str(sample.version)
+    assert summary["artifacts"] == {"saved_model": str(sample.version)}
+    assert summary["version"] == int(sample.version.name)
+    assert summary["not_published"] == {}
     assert summary["bad_records"]["count"] == 0
     fingerprints = {
         found["data_fingerprint"] for found in (summary, evaluation, manifest)
@@ -87,7 +89,11 @@ def test_what_a_run_leaves_behind_fits_together(sample):
     smoke_test = read(sample.version / "smoke_test.json")
     assert smoke_test["passed"] is True
     assert {check["result"] for check in smoke_test["checks"]} == {"passed"}
-    on_disk = set(files(sample.version)) - {"manifest.json", "smoke_test.json"}
+    on_disk = set(files(sample.version)) - {
+        "manifest.json",
+        "smoke_test.json",
+        "proof.json",
+    }
     assert set(manifest["files"]) == on_disk
     assert "assets.extra/tf_serving_warmup_requests" in on_disk
 
@@ -239,7 +245,7 @@ def test_smoke_test_names_what_was_changed_in_the_newest_version(sample, copied)
     vocab.write_text(vocab.read_text("utf-8").replace("planet", "planets"), "utf-8")
     result = run("smoke_test", f"--workdir={copied}")
     assert result.returncode == 1
-    assert "bert-export: smoke_test failed: " in result.stderr
+    assert f"bert-export: {version}: the smoke test failed, 1 of " in result.stderr
     assert "assets.extra/vocab.txt" in result.stderr
     assert read(version / "smoke_test.json")["passed"] is False
 
@@ -272,7 +278,7 @@ def test_tpu_estimator_runs_through_export(sample, tmp_path, capsys):
     values = read(sample.workdir / "config.json")
     values["train"] |= {"use_tpu": True, "max_steps": 5}
     values["eval"]["max_mentions"] = 8
-    version = pipeline.run(resolve(values), tmp_path)
+    version = pipeline.run(resolve(values), tmp_path)["saved_model"]
     assert CHECKPOINT.search(capsys.readouterr().out)[2] == "5"
     manifest = read(version / "manifest.json")
     assert manifest["config"]["train"]["use_tpu"] is True
