@@ -491,7 +491,7 @@ def differ(
         allowed = TOLERANCE if tolerance is None else tolerance.get(name, np.inf)
         # Written so that NaN fails.
         if not np.all(difference <= allowed):
-            row = np.unravel_index(np.nanargmax(difference), difference.shape)[0]
+            row = np.unravel_index(np.argmax(difference), difference.shape)[0]
             raise Failed(
                 f"{what}: {name} differs by {np.max(difference):.3g} (allowed: "
                 f"{allowed:g}): row {row} is {found[row]}, expected {expected[row]}"

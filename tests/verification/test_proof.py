@@ -69,7 +69,7 @@ def test_split_without_mentions(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_proof_names_its_checks(tmp_path, capsys):
+def test_a_failed_proof_names_its_checks(tmp_path):
     pytest.importorskip("onnxruntime")
     artifact = tiny_formats.copy("onnx", tmp_path)
     path = artifact / prove.GOLDEN
@@ -87,7 +87,6 @@ def test_a_failed_proof_names_its_checks(tmp_path, capsys):
     assert not result["passed"]
     assert result["figures"]["top1_changed"] == 0
     assert "latency" not in result["figures"]
-    assert len(capsys.readouterr().out.splitlines()) == len(result["checks"])
 
 
 def test_a_good_proof(tmp_path):

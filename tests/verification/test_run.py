@@ -20,7 +20,7 @@ def artifact(tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_artifact.artifact(), tmp_path / "artifact"))
 
 
-def test_good_artifact(artifact, capsys):
+def test_good_artifact(artifact):
     result = run.run_smoke_test(artifact)
     assert result == json.loads((artifact / "smoke_test.json").read_text())
     assert list(result) == [
@@ -33,8 +33,6 @@ def test_good_artifact(artifact, capsys):
     assert result["passed"]
     assert list(result["checks"][0]) == ["name", "result", "detail"]
     assert result["checks"][-1]["name"] == "isolation"
-    table = capsys.readouterr().out.splitlines()
-    assert len(table) == len(result["checks"])
     # The result is no part of what the manifest lists: it can be tested again.
     assert run.run_smoke_test(artifact, output=artifact.parent / "again.json")
 
@@ -47,7 +45,7 @@ def test_failure_names_the_signature_and_the_difference(artifact):
     with pytest.raises(StageError) as caught:
         run.run_smoke_test(artifact)
     message = str(caught.value)
-    assert str(artifact) in message
+    assert message.startswith("the smoke test failed, ")
     assert "replay:serving_default:session" in message
     assert "score differs by 0." in message
     result = json.loads((artifact / "smoke_test.json").read_text())
