@@ -156,17 +156,22 @@ def initialize(prefix: str, variables: Sequence[tf.Variable]) -> InitReport:
 
 
 def check_trained(prefix: str, bert: BertConfig, num_span_fields: int) -> None:
-    """Checks that a checkpoint holds the whole linker, head included.
+    """Checks that a checkpoint holds the whole linker, head included, undamaged.
 
     Raises:
-      UserError: it does not; the message lists what is missing or mis-shaped.
+      UserError: it does not; the message lists what is missing or mis-shaped, or
+        names what cannot be read.
     """
     with tf.Graph().as_default():
         shapes = {
             variable.op.name: variable.shape.as_list()
             for variable in Linker(bert, num_span_fields).variables
         }
-    report = _compare(prefix, _open(prefix), shapes)
+    reader = _open(prefix)
+    report = _compare(prefix, reader, shapes)
+    for name in report.loaded:
+        # What is read is held against its checksum.
+        _read(prefix, reader, name)
     if report.new:
         raise UserError(
             f"{prefix}: the checkpoint lacks {', '.join(report.new)}; it is not a "

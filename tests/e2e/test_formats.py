@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from bert_export import config_file, pipeline
 from bert_export.config import resolve
-from bert_export.errors import StageError
+from bert_export.errors import StageError, UserError
 from bert_export.export import frozen_graph
 from tests.command_line import SAMPLE, done, run
 
@@ -165,6 +166,26 @@ def test_a_full_disk_leaves_nothing_behind(copied, tmp_path):
     finally:
         if mounted:
             subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_written(copied, damage):
+    config = config_of(copied)
+    prefix = pipeline.choose_checkpoint(config, copied)
+    shard = Path(f"{prefix}.data-00000-of-00001")
+    content = bytearray(shard.read_bytes())
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "truncated":
+        shard.write_bytes(content[: len(content) // 2])
+    else:
+        for position in range(0, len(content), 500):
+            content[position] ^= 1
+        shard.write_bytes(content)
+    before = {path for path in (copied / "export").rglob("*")}
+    with pytest.raises(UserError, match=rf"{re.escape(prefix)}: cannot read"):
+        pipeline.choose_checkpoint(config, copied)
+    assert {path for path in (copied / "export").rglob("*")} == before
 
 
 @pytest.mark.parametrize(
