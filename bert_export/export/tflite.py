@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import os
 import re
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,7 @@ def write(
             "tflite: int8_calibrated needs calibration requests, found none"
         )
     graph_def = freeze(model, checked=False)
-    # The converter and the quantizer print what they do, some of it as bars.
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    with _quiet():
         if precision == "float32":
             content = convert(graph_def, model.input_names)
             notes = []
@@ -84,6 +81,25 @@ def write(
             raise StageError(f"tflite: there is no precision {precision}")
     (staging / MODEL_FILE).write_bytes(content)
     return notes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what converter and quantizer write of their doings, in C++ for the most."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, handle in zip((1, 2), kept):
+            os.dup2(handle, target)
+            os.close(handle)
 
 
 def convert(

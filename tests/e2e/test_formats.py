@@ -182,10 +182,10 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_written(copied, damage):
         for position in range(0, len(content), 500):
             content[position] ^= 1
         shard.write_bytes(content)
-    before = {path for path in (copied / "export").rglob("*")}
+    before = set((copied / "export").rglob("*"))
     with pytest.raises(UserError, match=rf"{re.escape(prefix)}: cannot read"):
         pipeline.choose_checkpoint(config, copied)
-    assert {path for path in (copied / "export").rglob("*")} == before
+    assert set((copied / "export").rglob("*")) == before
 
 
 @pytest.mark.parametrize(
