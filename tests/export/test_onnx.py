@@ -281,7 +281,9 @@ def test_int8_weights(write):
 def test_attention_is_calibrated_and_feed_forward_is_not(write):
     file, notes = write("int8_calibrated")
     found = operations(file)
-    assert found["MatMulInteger"] == 2 * LAYERS
+    # All of them multiply integers; no weight is expanded in a request.
+    assert found["MatMulInteger"] == 6 * LAYERS
+    assert "DequantizeLinear" not in found
     stored = initializers(file)
     assert not {QUERY, FEED_FORWARD, WORD} & set(stored)
     assert stored[f"{QUERY}_quantized"].dtype == np.int8
