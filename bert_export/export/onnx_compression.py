@@ -181,7 +181,8 @@ def _multiply_integers(graph: Any) -> None:
 
     ONNX Runtime does so itself unless it has fused a bias with the matmul before, as
     here: then it dequantizes the weights in every request, which takes longer than
-    float32 does.
+    float32 does. Whatever else reads what the matmuls read, such as the residual
+    connections, gets it as it was before it was quantized.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -191,9 +192,17 @@ def _multiply_integers(graph: Any) -> None:
         for node in graph.node
         if node.op_type == "DequantizeLinear"
     }
+    before = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "QuantizeLinear"
+    }
     nodes = []
     for node in graph.node:
         if node.op_type != "MatMul" or not set(node.input) <= dequantized.keys():
+            for place, name in enumerate(node.input):
+                if name in dequantized and dequantized[name].input[0] in before:
+                    node.input[place] = before[dequantized[name].input[0]]
             nodes.append(node)
             continue
         x, x_scale, x_zero = dequantized[node.input[0]].input
