@@ -277,6 +277,8 @@ def export(
                 version=version,
                 artifacts=list(published.values()),
                 export_dir=export_dir,
+                # Model servers have to be told some batch size in any case.
+                seconds=8.0 if config.export.benchmark else 1.0,
             )
         summarize(
             workdir,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,21 +84,24 @@ def write(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops what converter and quantizer write of their doings, in C++ for the most."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    """Drops what converter and quantizer write of their doings.
+
+    Python's part of it has files of its own to go to, C++'s has not.
+    """
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        kept = os.dup(1), os.dup(2)
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for target, handle in zip((1, 2), kept):
-            os.dup2(handle, target)
-            os.close(handle)
+        try:
+            yield
+        finally:
+            for target, handle in zip((1, 2), kept):
+                os.dup2(handle, target)
+                os.close(handle)
 
 
 def convert(

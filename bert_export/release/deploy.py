@@ -114,6 +114,7 @@ def write(
     artifacts: Sequence[Path],
     export_dir: Path,
     batching: Mapping[str, Batching] | None = None,
+    seconds: float = 8.0,
 ) -> None:
     """Writes `tf_serving/`, `triton/` and `kserve/` for the artifacts that they serve.
 
@@ -131,7 +132,8 @@ def write(
         EXPORT_DIR/<target>/<version>.
       export_dir: EXPORT_DIR.
       batching: measured batches by target name. Artifacts that are not in it are
-        measured now, which takes up to ten seconds each.
+        measured now.
+      seconds: about how long that may take for each.
 
     Raises:
       UserError: `name` is not fit for paths and addresses, or an artifact has no
@@ -156,7 +158,9 @@ def write(
         # Triton's OpenVINO backend does not batch.
         if artifact and artifact.format != "openvino":
             key = artifact.target.name
-            measured[key] = measured.get(key) or measure_batching(artifact.path)
+            measured[key] = measured.get(key) or measure_batching(
+                artifact.path, seconds
+            )
     values = {
         "name": name,
         "version": str(version),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -639,7 +640,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         tmp_path,
         "size=64k",
         "echo before > mount/a.pb; "
-        f"{sys.executable} -m bert_export freeze --checkpoint={checkpoint} "
+        f"{shlex.quote(sys.executable)} -m bert_export freeze --checkpoint={checkpoint} "
         f"--output_node_names={OUTPUT} --output_graph=mount/a.pb --overwrite; "
         "echo exit $?; ls -A mount; cat mount/a.pb",
     )
@@ -654,7 +655,7 @@ def test_a_directory_that_cannot_be_written(mlp, tmp_path):
     result = in_mount(
         tmp_path,
         "ro",
-        f"{sys.executable} -m bert_export freeze --checkpoint={mlp} "
+        f"{shlex.quote(sys.executable)} -m bert_export freeze --checkpoint={mlp} "
         f"--output_node_names={OUTPUT} --output_graph=mount/a.pb; echo exit $?",
     )
     assert result.stdout == "exit 2\n"
