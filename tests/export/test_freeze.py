@@ -611,6 +611,10 @@ def test_impossible_output_paths(mlp, tmp_path):
     assert "Not a directory" in message
 
 
+# In a shell.
+FREEZE = f"{shlex.quote(sys.executable)} -m bert_export freeze"
+
+
 def in_mount(tmp_path, options, script):
     """Runs a shell script in a mount of tmpfs at ./mount, which others do not see."""
     (tmp_path / "mount").mkdir()
@@ -640,7 +644,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         tmp_path,
         "size=64k",
         "echo before > mount/a.pb; "
-        f"{shlex.quote(sys.executable)} -m bert_export freeze --checkpoint={checkpoint} "
+        f"{FREEZE} --checkpoint={checkpoint} "
         f"--output_node_names={OUTPUT} --output_graph=mount/a.pb --overwrite; "
         "echo exit $?; ls -A mount; cat mount/a.pb",
     )
@@ -655,7 +659,7 @@ def test_a_directory_that_cannot_be_written(mlp, tmp_path):
     result = in_mount(
         tmp_path,
         "ro",
-        f"{shlex.quote(sys.executable)} -m bert_export freeze --checkpoint={mlp} "
+        f"{FREEZE} --checkpoint={mlp} "
         f"--output_node_names={OUTPUT} --output_graph=mount/a.pb; echo exit $?",
     )
     assert result.stdout == "exit 2\n"
