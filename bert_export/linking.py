@@ -110,6 +110,11 @@ class ArtifactLinker:
           UserError: the artifact or the entities cannot be read.
         """
         described = manifest.read(artifact)
+        if described["format"] not in ("saved_model", "serving_model"):
+            raise UserError(
+                f"link: {artifact} is in the format {described['format']}; expected a "
+                "saved_model or serving_model"
+            )
         config: Config = resolve(described["config"])
         bad = BadRecords(config.corpus.max_bad_records)
         if entities is None and config.corpus.builder == "jsonl":

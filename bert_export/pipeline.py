@@ -240,6 +240,12 @@ def export(
             for target in targets
         )
         source = _export_source(config, workdir, data, checkpoint, metrics, targets)
+        # Before anything is published, as it might fail.
+        measured = (
+            baselines.measure(source.model, source.held_out)
+            if config.export.benchmark
+            else []
+        )
         published: dict[str, Path] = {}
         failed: dict[str, str] = {}
         rows: list[dict[str, Any]] = []
@@ -255,8 +261,7 @@ def export(
                 published[target.name] = artifact
                 rows.append(report.row(target, artifact, result))
                 print(f"published: {artifact}")
-        if config.export.benchmark:
-            rows += baselines.measure(source.model, source.held_out)
+        rows += measured
         context = report.Context(
             config.name,
             version,

@@ -21,6 +21,7 @@ from bert_export.features.records import RecordSet
 from bert_export.features.spec import FeatureSpec
 from bert_export.training.input_fn import chosen_mentions, ordered_input_fn
 from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.verification.run import passed
 
 SCRIPT = Path(__file__).with_name("prove.py")
 _STDERR_LINES = 15
@@ -172,7 +173,7 @@ def prove(
         [f"--max_accuracy_drop={max_accuracy_drop}", f"--seconds={seconds}"]
         + ([] if benchmark else ["--no_benchmark"]),
     )
-    return _passed(result)
+    return passed("the proof", result)
 
 
 def check(artifact: Path) -> dict[str, Any]:
@@ -180,16 +181,7 @@ def check(artifact: Path) -> dict[str, Any]:
 
     The result goes to SMOKE_TEST_FILE in the artifact.
     """
-    return _passed(run(artifact, None, [], SMOKE_TEST_FILE))
-
-
-def _passed(result: dict[str, Any]) -> dict[str, Any]:
-    if not result["passed"]:
-        broken = [check for check in result["checks"] if check["result"] == "failed"]
-        details = "".join(f"\n  {check['name']}: {check['detail']}" for check in broken)
-        count = f"{len(broken)} of {len(result['checks'])} checks failed"
-        raise StageError(f"the proof failed, {count}:{details}")
-    return result
+    return passed("the proof", run(artifact, None, [], SMOKE_TEST_FILE))
 
 
 def run(

@@ -56,9 +56,18 @@ def run_smoke_test(
         last_words = "\n".join(process.stderr.splitlines()[-_STDERR_LINES:])
         raise StageError(f"the smoke test died ({ended}):\n{last_words}")
     result = json.loads(path.read_text(encoding="utf-8"))
+    return passed("the smoke test", result)
+
+
+def passed(what: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of `what`, if all of its checks passed.
+
+    Raises:
+      StageError: some did not; they are named.
+    """
     if not result["passed"]:
         broken = [check for check in result["checks"] if check["result"] == "failed"]
         details = "".join(f"\n  {check['name']}: {check['detail']}" for check in broken)
         count = f"{len(broken)} of {len(result['checks'])} checks failed"
-        raise StageError(f"the smoke test failed, {count}:{details}")
+        raise StageError(f"{what} failed, {count}:{details}")
     return result

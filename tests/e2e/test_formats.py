@@ -91,6 +91,9 @@ def test_every_format_is_published_and_reported(copied):
     # The newest SavedModel is found without --artifact.
     linked = done("link", f"--workdir={copied}", "--text=The [[Mercury]] mission.")
     assert "Mercury" in linked.stdout
+    refusal = run("link", f"--artifact={expected['tflite']}", "--text=[[Mercury]]")
+    assert refusal.returncode == 2
+    assert "is in the format tflite; expected a saved_model" in refusal.stderr
     tested = done("smoke_test", f"--artifact={expected['onnx']}")
     assert "replay" in tested.stdout
 
