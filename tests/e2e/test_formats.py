@@ -20,8 +20,6 @@ from bert_export.errors import StageError, UserError
 from bert_export.export import frozen_graph
 from tests.command_line import SAMPLE, done, run
 
-QUICK = "--config.export.benchmark=False"
-
 
 def config_of(workdir: Path, **export):
     values = config_file.get_config(str(workdir / "config.json")).to_dict()
@@ -31,7 +29,7 @@ def config_of(workdir: Path, **export):
 
 def export(workdir: Path, **options):
     """`bert-export export` within this process."""
-    config = config_of(workdir, benchmark=False, **options)
+    config = config_of(workdir, **options)
     data = pipeline.prepare(config, workdir)
     checkpoint = pipeline.choose_checkpoint(config, workdir)
     return pipeline.export(config, workdir, data, checkpoint)
@@ -59,7 +57,6 @@ def test_every_format_is_published_and_reported(copied):
         "export",
         SAMPLE,
         f"--workdir={copied}",
-        QUICK,
         f"--config.export.formats={formats}",
         "--config.export.max_accuracy_drop=10",
     )
@@ -96,6 +93,33 @@ def test_every_format_is_published_and_reported(copied):
     assert "is in the format tflite; expected a saved_model" in refusal.stderr
     tested = done("smoke_test", f"--artifact={expected['onnx']}")
     assert "replay" in tested.stdout
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_reported_beside_baselines(copied):
+    export(copied, formats=("onnx",), benchmark=True)
+    report = report_of(copied)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["onnx", "estimator.predict", "padded SavedModel"]
+    for row in rows.values():
+        figures = row["figures"]
+        assert 0 < figures["cold_start_seconds"] < 60
+        assert figures["rss_bytes"] > 1e7
+        latency = figures["latency"]
+        assert set(latency) == {"example", "mention", "batch_32"}
+        assert all(found["median_ms"] > 0 for found in latency.values())
+    onnx, predict = (
+        rows[name]["figures"]["latency"] for name in ("onnx", "estimator.predict")
+    )
+    # A graph is built and a checkpoint read in every call.
+    assert predict["mention"]["median_ms"] > 10 * onnx["mention"]["median_ms"]
+    assert rows["onnx"]["speedup"]["estimator.predict"] == pytest.approx(
+        predict["mention"]["median_ms"] / onnx["mention"]["median_ms"]
+    )
+    batching = (copied / "export" / "deploy" / str(report["version"]) / "triton").rglob(
+        "config.pbtxt"
+    )
+    assert "max_batch_size: " in next(batching).read_text("utf-8")
 
 
 def test_a_failed_proof_is_reported_and_the_others_are_published(copied, monkeypatch):

@@ -25,9 +25,6 @@ CHECKPOINT = re.compile(r"^checkpoint: (\S+) \(step (\d+)\)$", re.MULTILINE)
 PUBLISHED = re.compile(r"^published: (\S+)$", re.MULTILINE)
 
 
-QUICK = "--config.export.benchmark=False"
-
-
 def read(path: Path):
     return json.loads(path.read_text("utf-8"))
 
@@ -142,9 +139,8 @@ def test_the_version_answers_as_the_trained_model(sample):
 
 def test_a_second_run_uses_what_is_there(sample, copied):
     records, model = files(copied / "records"), files(copied / "model")
-    # The recorded config, but for the slowest part of the export.
-    config = f"--config={copied / 'config.json'}"
-    result = done("run", config, f"--workdir={copied}", QUICK)
+    # Without --config: the recorded one.
+    result = done("run", f"--workdir={copied}")
     assert "trained already: " in result.stdout
     assert files(copied / "records") == records
     model["trained_with.json"] = files(copied / "model")["trained_with.json"]
@@ -153,8 +149,6 @@ def test_a_second_run_uses_what_is_there(sample, copied):
     assert old == sample.version.name
     # The same config, the same numbers.
     first, second = (read(d / "config.json") for d in (sample.workdir, copied))
-    assert second["export"].pop("benchmark") is False
-    assert first["export"].pop("benchmark") is True
     assert second == first
     first, second = (read(d / "evaluation.json") for d in (sample.workdir, copied))
     for figure in ("link_accuracy", "mrr", "roc_auc", "pairs"):
@@ -190,7 +184,7 @@ def test_export_of_a_checkpoint_by_name(sample, tmp_path, capsys):
     values = read(sample.workdir / "config.json")
     values["train"]["do_train"] = False
     values["model"]["init_checkpoint"] = best
-    values["export"] |= {"dir": str(tmp_path / "somewhere else"), "benchmark": False}
+    values["export"]["dir"] = str(tmp_path / "somewhere else")
     config, workdir = resolve(values), tmp_path / "work"
     version = pipeline.run(config, workdir)["saved_model"]
     assert CHECKPOINT.search(capsys.readouterr().out)[1] == best
@@ -260,9 +254,7 @@ def test_smoke_test_names_what_was_changed_in_the_newest_version(sample, copied)
 def test_an_export_that_fails_its_smoke_test_publishes_nothing(
     sample, copied, monkeypatch
 ):
-    values = read(sample.workdir / "config.json")
-    values["export"]["benchmark"] = False
-    config = resolve(values)
+    config = config_of(sample.workdir)
     data = pipeline.prepare(config, copied)
     checkpoint = pipeline.choose_checkpoint(config, copied)
     before = files(copied / "export")
@@ -289,7 +281,6 @@ def test_tpu_estimator_runs_through_export(sample, tmp_path, capsys):
     values = read(sample.workdir / "config.json")
     values["train"] |= {"use_tpu": True, "max_steps": 5}
     values["eval"]["max_mentions"] = 8
-    values["export"]["benchmark"] = False
     version = pipeline.run(resolve(values), tmp_path)["saved_model"]
     assert CHECKPOINT.search(capsys.readouterr().out)[2] == "5"
     manifest = read(version / "manifest.json")
