@@ -9,9 +9,13 @@ Usage: .venv/bin/python scripts/measure_sensitivity.py WORKDIR CHECKPOINT [MENTI
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from pathlib import Path
+
+# TensorFlow reads this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import onnx
