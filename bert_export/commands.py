@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_export import config_file
-from bert_export.config import Config, resolve
+from bert_export.config import SAVED_MODELS, Config, Target, resolve
 from bert_export.errors import UserError
 from bert_export.workdir import CONFIG_FILE, record_config
 
@@ -271,7 +271,9 @@ def _artifact() -> Path:
     from bert_export.export import publish
 
     export_dir = pipeline.export_directory(config, workdir)
-    for directory in (export_dir, export_dir / "serving_model"):
+    for format_name in SAVED_MODELS:
+        target = Target(format_name, "float32")
+        directory = pipeline.target_directory(export_dir, target)
         if versions := publish.versions(directory):
             return directory / str(versions[-1])
     raise UserError(

@@ -37,6 +37,11 @@ PRECISIONS = {
     "tflite": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
 }
 
+# The formats that TensorFlow's model server loads.
+SAVED_MODELS = ("saved_model", "serving_model")
+# What a model may be called: part of paths and addresses.
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
@@ -199,7 +204,7 @@ def export_targets(export: ExportConfig) -> list[Target]:
         format_name, slash, precision = entry.partition("/")
         if format_name not in PRECISIONS:
             near = difflib.get_close_matches(format_name, PRECISIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             raise UserError(
                 f"config.export.formats: unknown format {format_name!r}{hint} "
                 f"Known: {', '.join(PRECISIONS)}"
@@ -375,7 +380,7 @@ def _check_values(config: Config) -> None:
 
     corpus, features, train = config.corpus, config.features, config.train
     require(
-        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config.name) is not None,
+        MODEL_NAME.fullmatch(config.name) is not None,
         "name",
         "letters, digits, '_', '-' and '.' only, no '-' or '.' first",
     )

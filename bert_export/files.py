@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,39 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def list_directory(
+    directory: str | os.PathLike[str], leave_out: Container[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file in a directory, at any depth.
+
+    Args:
+      directory: where to look.
+      leave_out: paths relative to it, with slashes, that are not listed.
+
+    Returns:
+      By such a path, sorted: `{"sha256": hex, "bytes": int}`.
+    """
+    root = Path(directory)
+    files = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if path.is_file() and relative not in leave_out:
+            files[relative] = {
+                "sha256": sha256_file(path),
+                "bytes": path.stat().st_size,
+            }
+    return files
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Waits until a file or a directory's entries are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

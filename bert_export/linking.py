@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tabulate import tabulate
 
-from bert_export.config import Config, resolve
+from bert_export.config import SAVED_MODELS, Config, resolve
 from bert_export.corpus import jsonl
 from bert_export.corpus.aliases import AliasTable
 from bert_export.corpus.corpus import entity_text, load_corpus
@@ -110,7 +110,7 @@ class ArtifactLinker:
           UserError: the artifact or the entities cannot be read.
         """
         described = manifest.read(artifact)
-        if described["format"] not in ("saved_model", "serving_model"):
+        if described["format"] not in SAVED_MODELS:
             raise UserError(
                 f"link: {artifact} is in the format {described['format']}; expected a "
                 "saved_model or serving_model"
@@ -200,17 +200,8 @@ class ArtifactLinker:
                     f"word piece, or more than fit max_seq_length "
                     f"{self._spec.max_seq_length}"
                 )
-        ids = encoded.input_ids.to_tensor()
-        mask = tf.sequence_mask(encoded.input_ids.row_lengths(), dtype=tf.int64)
-        inputs = {
-            self._spec.input_ids: ids,
-            self._spec.input_mask: mask,
-            self._spec.segment_ids: encoded.segment_ids.to_tensor(),
-        }
-        spans = (encoded.start_ps, encoded.end_ps)
-        inputs.update(zip(self._spec.span_fields, spans, strict=False))
         try:
-            outputs = self._signature(**inputs)
+            outputs = self._signature(**encoded.dense_features(self._spec))
         except tf.errors.OpError as error:
             raise StageError(f"link: the artifact failed: {error.message}") from error
         probabilities = outputs[PROBABILITIES].numpy()

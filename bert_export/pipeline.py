@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tabulate import tabulate
 
-from bert_export.config import Config, Target, export_targets
+from bert_export.config import SAVED_MODELS, Config, Target, export_targets
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import StageError, UserError
@@ -41,8 +41,6 @@ tf.get_logger().setLevel("ERROR")
 
 EVALUATION_FILE = "evaluation.json"
 SPLITS = ("train", "dev", "test")
-# The formats that TensorFlow's model server loads.
-SERVED_BY_TENSORFLOW = ("saved_model", "serving_model")
 # Training requests to a batch of calibration.
 _CALIBRATION_BATCH = 16
 # Raised whenever the same corpus would give other records than before.
@@ -323,7 +321,7 @@ def _export_target(
             notes = formats.write(target, source.model, staged, source.calibration)
         saved_model.write_vocab(staged, source.model.vocab)
         requests.write_golden(staged, source.golden)
-        if target.format in SERVED_BY_TENSORFLOW and config.export.warmup_requests:
+        if target.format in SAVED_MODELS and config.export.warmup_requests:
             requests.write_warmup(
                 staged,
                 config.name,
@@ -347,7 +345,7 @@ def _export_target(
                 notes=notes,
             ),
         )
-        if target.format in SERVED_BY_TENSORFLOW:
+        if target.format in SAVED_MODELS:
             smoke_test_result = run_smoke_test(staged)
             print(f"smoke test: {len(smoke_test_result['checks'])} checks passed")
         result = proof.prove(
@@ -368,7 +366,7 @@ def smoke_test(artifact: Path) -> None:
       StageError: a check failed; it is named.
     """
     try:
-        if manifest.read(artifact)["format"] in SERVED_BY_TENSORFLOW:
+        if manifest.read(artifact)["format"] in SAVED_MODELS:
             result = run_smoke_test(artifact)
         else:
             result = proof.check(artifact)

@@ -12,8 +12,12 @@ from bert_export.export.saved_model import serving_input_names
 from bert_export.features.spec import FeatureSpec
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
-from bert_export.training.loss import link_scores
-from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.training.model_fn import (
+    PROBABILITIES,
+    SCORE,
+    compute_logits,
+    to_predictions,
+)
 
 OUTPUTS = (PROBABILITIES, SCORE)
 
@@ -36,34 +40,6 @@ class TrainedLinker:
     def input_names(self) -> tuple[str, ...]:
         """The features that a prediction reads, in order."""
         return serving_input_names(self.spec)
-
-
-def predict(
-    linker: Linker,
-    spec: FeatureSpec,
-    features: dict[str, tf.Tensor],
-    padded: bool = False,
-) -> dict[str, tf.Tensor]:
-    """What every artifact computes.
-
-    Args:
-      linker: the model.
-      spec: names its features.
-      features: sequences [pairs, seq_length] and span positions [pairs], integers.
-      padded: compute padding, too.
-
-    Returns:
-      `probabilities` [pairs, 2] and `score` [pairs], float32.
-    """
-    spans = [features[name] for name in spec.span_fields]
-    logits = linker(
-        features[spec.input_ids],
-        features[spec.input_mask],
-        features[spec.segment_ids],
-        tf.stack(spans, axis=1) if spans else None,
-        padded=padded,
-    )
-    return {PROBABILITIES: tf.nn.softmax(logits), SCORE: link_scores(logits)}
 
 
 def build(
@@ -93,7 +69,8 @@ def build(
     linker = Linker(model.bert, num_span_fields=len(spec.span_fields))
     if checked:
         features = spec.check(features)
-    for name, output in predict(linker, spec, features, padded).items():
+    logits = compute_logits(linker, spec, features, padded=padded)
+    for name, output in to_predictions(logits).items():
         tf.identity(output, name)
     return tf.compat.v1.train.Saver()
 

@@ -22,8 +22,9 @@ from bert_export.export.linker_graph import OUTPUTS, TrainedLinker, freeze
 # The extra, and the packages of it that are imported.
 REQUIRES = ("openvino", "openvino", "nncf")
 
-# OpenVINO finds the weights in the file of the same name that ends in .bin.
 MODEL_FILE = "model.xml"
+# Where OpenVINO looks for the weights of that.
+WEIGHTS_FILE = "model.bin"
 
 
 def write(

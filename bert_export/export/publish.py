@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_export.errors import StageError, UserError
+from bert_export.files import sync
 
 # What an artifact's tests wrote into it.
 SMOKE_TEST_FILE = "smoke_test.json"
@@ -167,19 +168,10 @@ def publish(
         raise StageError(f"{target}: this version exists; published ones never change")
     for directory, _, names in os.walk(staging_dir):
         for name in names:
-            _sync(os.path.join(directory, name))
-        _sync(directory)
+            sync(os.path.join(directory, name))
+        sync(directory)
     os.rename(staging_dir, target)
     for failed in _FAILED.values():
         (Path(export_dir) / failed).unlink(missing_ok=True)
-    _sync(export_dir)
+    sync(export_dir)
     return target
-
-
-def _sync(path: str | os.PathLike[str]) -> None:
-    """Waits until a file or a directory's entries are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

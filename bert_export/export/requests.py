@@ -122,16 +122,8 @@ def record_golden_texts(
         tf.constant([mention.end for mention in mentions], tf.int64),
         tf.constant([candidate for _, candidate in pairs], tf.string),
     )
-    features = {
-        spec.input_ids: encoded.input_ids,
-        spec.input_mask: tf.ones_like(encoded.input_ids),
-        spec.segment_ids: encoded.segment_ids,
-    }
-    features.update(
-        zip(spec.span_fields, (encoded.start_ps, encoded.end_ps), strict=False)
-    )
     good = encoded.ok.numpy()
-    examples = spec.serialize(features).numpy()[good].tolist()
+    examples = spec.serialize(encoded.features(spec)).numpy()[good].tolist()
     golden = record_golden(estimator, checkpoint_path, examples, spec)
     texts = [pair for pair, ok in zip(pairs, good, strict=True) if ok]
     golden["requests"] = [

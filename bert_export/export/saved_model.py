@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_export.errors import StageError
 from bert_export.features.spec import FeatureSpec
+from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 # Takes serialized tf.Examples.
 EXAMPLES_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -28,6 +29,47 @@ VOCAB_FILE = "vocab.txt"
 def serving_input_names(spec: FeatureSpec) -> tuple[str, ...]:
     """The features that a prediction reads, in order: all but the label."""
     return (*spec.sequence_names, *spec.span_fields)
+
+
+def contract(spec: FeatureSpec) -> dict[str, Any]:
+    """What clients may rely on: each signature's inputs and outputs.
+
+    Derived from the features alone. Nothing is read back from an artifact, so that
+    an artifact that differs is caught.
+
+    Returns:
+      By signature name: `inputs` and `outputs` (by name: `dtype`, and `shape` with
+      -1 for a dimension that requests choose) and `method_name`.
+    """
+    outputs = {
+        PROBABILITIES: describe_tensor("float32", -1, 2),
+        SCORE: describe_tensor("float32", -1),
+    }
+    tensors = {
+        name: describe_tensor(
+            "int64", *([-1] if name in spec.span_fields else [-1, -1])
+        )
+        for name in serving_input_names(spec)
+    }
+    return {
+        EXAMPLES_SIGNATURE: describe_signature(
+            {EXAMPLES_INPUT: describe_tensor("string", -1)}, outputs
+        ),
+        TENSORS_SIGNATURE: describe_signature(tensors, outputs),
+    }
+
+
+def describe_tensor(dtype: str, *shape: int) -> dict[str, Any]:
+    """An input or output in a contract."""
+    return {"dtype": dtype, "shape": list(shape)}
+
+
+def describe_signature(
+    inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A signature in a contract."""
+    method = tf.saved_model.PREDICT_METHOD_NAME
+    return {"inputs": inputs, "outputs": outputs, "method_name": method}
 
 
 def serving_input_receiver(spec: FeatureSpec) -> Any:

@@ -14,11 +14,16 @@ import tensorflow as tf
 
 from bert_export.errors import StageError
 from bert_export.export import saved_model
-from bert_export.export.linker_graph import TrainedLinker, predict
+from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features.pairs import PairEncoder, TextPieces
 from bert_export.features.spec import FeatureSpec
 from bert_export.modeling.linker import Linker
-from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.training.model_fn import (
+    PROBABILITIES,
+    SCORE,
+    compute_logits,
+    to_predictions,
+)
 
 # Takes texts, their mentions and a candidate each.
 TEXT_SIGNATURE = "text"
@@ -28,68 +33,41 @@ LINK_SIGNATURE = "link"
 LINK_PROBABILITY = "link_probability"
 NIL_PROBABILITY = "nil_probability"
 
-_METHOD = "tensorflow/serving/predict"
 # Other characters TensorFlow replaces in the names of a function's arguments.
 _INPUT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def contract(spec: FeatureSpec) -> dict[str, Any]:
-    """What clients may rely on: each signature's inputs and outputs.
-
-    Returns:
-      By signature name: `inputs` and `outputs` (by name: `dtype`, and `shape` with
-      -1 for a dimension that requests choose) and `method_name`.
-    """
-    scored = {
-        PROBABILITIES: _tensor("float32", -1, 2),
-        SCORE: _tensor("float32", -1),
-    }
-    signatures = {
-        saved_model.EXAMPLES_SIGNATURE: (
-            {saved_model.EXAMPLES_INPUT: _tensor("string", -1)},
-            scored,
-        ),
-        saved_model.TENSORS_SIGNATURE: (
-            {
-                name: _tensor("int64", -1)
-                if name in spec.span_fields
-                else _tensor("int64", -1, -1)
-                for name in saved_model.serving_input_names(spec)
-            },
-            scored,
-        ),
-        TEXT_SIGNATURE: (
-            {
-                "text": _tensor("string", -1),
-                "mention_start": _tensor("int64", -1),
-                "mention_end": _tensor("int64", -1),
-                "candidate": _tensor("string", -1),
-            },
-            scored,
-        ),
-        LINK_SIGNATURE: (
-            {
-                "text": _tensor("string"),
-                "mention_start": _tensor("int64"),
-                "mention_end": _tensor("int64"),
-                "candidates": _tensor("string", -1),
-            },
-            {
-                PROBABILITIES: _tensor("float32", -1),
-                LINK_PROBABILITY: _tensor("float32", -1),
-                SCORE: _tensor("float32", -1),
-                NIL_PROBABILITY: _tensor("float32"),
-            },
-        ),
-    }
+    """That of `saved_model`, and the two signatures that take text."""
+    plain = saved_model.contract(spec)
+    scored = plain[saved_model.TENSORS_SIGNATURE]["outputs"]
+    tensor = saved_model.describe_tensor
     return {
-        name: {"inputs": inputs, "outputs": outputs, "method_name": _METHOD}
-        for name, (inputs, outputs) in signatures.items()
+        **plain,
+        TEXT_SIGNATURE: saved_model.describe_signature(
+            {
+                "text": tensor("string", -1),
+                "mention_start": tensor("int64", -1),
+                "mention_end": tensor("int64", -1),
+                "candidate": tensor("string", -1),
+            },
+            scored,
+        ),
+        LINK_SIGNATURE: saved_model.describe_signature(
+            {
+                "text": tensor("string"),
+                "mention_start": tensor("int64"),
+                "mention_end": tensor("int64"),
+                "candidates": tensor("string", -1),
+            },
+            {
+                PROBABILITIES: tensor("float32", -1),
+                LINK_PROBABILITY: tensor("float32", -1),
+                SCORE: tensor("float32", -1),
+                NIL_PROBABILITY: tensor("float32"),
+            },
+        ),
     }
-
-
-def _tensor(dtype: str, *shape: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape)}
 
 
 def write(
@@ -247,7 +225,8 @@ class ServingModel:
         Returns:
           `probabilities` [n, 2] and `score` [n].
         """
-        return predict(self.linker, self._spec, self._spec.check(features))
+        features = self._spec.check(features)
+        return to_predictions(compute_logits(self.linker, self._spec, features))
 
     def text(
         self,
@@ -372,18 +351,8 @@ class ServingModel:
         encoded = self._encoder.assemble(
             texts, candidates, text_index, tf.range(candidates.nrows())
         )
-        spec = self._spec
-        features = {
-            spec.input_ids: encoded.input_ids.to_tensor(),
-            spec.input_mask: tf.sequence_mask(
-                encoded.input_ids.row_lengths(), dtype=tf.int64
-            ),
-            spec.segment_ids: encoded.segment_ids.to_tensor(),
-        }
-        # Without span fields, neither is read.
-        spans = (encoded.start_ps, encoded.end_ps)
-        features.update(zip(spec.span_fields, spans, strict=False))
-        return predict(self.linker, spec, features)
+        features = encoded.dense_features(self._spec)
+        return to_predictions(compute_logits(self.linker, self._spec, features))
 
     def _mention_checks(
         self, text: tf.Tensor, start: tf.Tensor, end: tf.Tensor, pieces: TextPieces

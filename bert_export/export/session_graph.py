@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert_export.errors import StageError, UserError
+from bert_export.files import sync
 
 # A GraphDef is one protocol buffer, and those end here.
 MAX_BYTES = 2**31 - 1
@@ -196,25 +196,14 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
       OSError: it cannot be written. What was there before still is.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp's files are for their owner alone.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
+        partial.write_bytes(data)
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 def _nodes_of(tensors: Iterable[str]) -> list[str]:

@@ -40,6 +40,24 @@ class EncodedPairs(NamedTuple):
     # [n] bool
     ok: tf.Tensor
 
+    def features(self, spec: FeatureSpec) -> dict[str, tf.RaggedTensor | tf.Tensor]:
+        """By the spec's names: sequences [n, tokens], ragged, and spans [n]."""
+        spans = (self.start_ps, self.end_ps)
+        return {
+            spec.input_ids: self.input_ids,
+            spec.input_mask: tf.ones_like(self.input_ids),
+            spec.segment_ids: self.segment_ids,
+            # A plain pair classifier reads neither of them.
+            **dict(zip(spec.span_fields, spans, strict=False)),
+        }
+
+    def dense_features(self, spec: FeatureSpec) -> dict[str, tf.Tensor]:
+        """By the spec's names: sequences [n, longest], 0-padded, and spans [n]."""
+        return {
+            name: value.to_tensor() if isinstance(value, tf.RaggedTensor) else value
+            for name, value in self.features(spec).items()
+        }
+
 
 class PairEncoder:
     """Encodes (text, mention, candidate) triples, vectorised and in the graph.

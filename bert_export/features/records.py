@@ -353,15 +353,8 @@ class _BatchEncoder:
             candidate_index,
         )
         spec = self._encoder.spec
-        features = {
-            spec.input_ids: pairs.input_ids,
-            spec.input_mask: tf.ones_like(pairs.input_ids),
-            spec.segment_ids: pairs.segment_ids,
-            **dict(zip(spec.span_fields, (pairs.start_ps, pairs.end_ps))),
-            spec.label_ids: labels,
-            MENTION_ID: mention_ids,
-        }
-        return spec.serialize(features)
+        extra = {spec.label_ids: labels, MENTION_ID: mention_ids}
+        return spec.serialize(pairs.features(spec) | extra)
 
     def _reason(self, mention: Mention, pieces: int) -> str:
         surface = mention.surface[:40]

@@ -17,9 +17,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_export.config import Target
+from bert_export.config import MODEL_NAME, SAVED_MODELS, Target
 from bert_export.errors import StageError, UserError
-from bert_export.export import publish, requests, saved_model, serving_model
+from bert_export.export import (
+    onnx,
+    openvino,
+    publish,
+    requests,
+    saved_model,
+    serving_model,
+)
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import write_text
 from bert_export.release import manifest
@@ -32,10 +39,9 @@ TF_SERVING_VERSION = "2.15.1"
 TRITON_VERSION = "24.10"
 
 _TEMPLATES = Path(__file__).with_name("deploy_templates")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _BACKENDS = {
-    "onnx": ("onnxruntime", ("model.onnx",)),
-    "openvino": ("openvino", ("model.xml", "model.bin")),
+    "onnx": ("onnxruntime", (onnx.MODEL_FILE,)),
+    "openvino": ("openvino", (openvino.MODEL_FILE, openvino.WEIGHTS_FILE)),
 }
 _TRITON_TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -140,7 +146,7 @@ def write(
         manifest.
       StageError: `directory` exists.
     """
-    if not _NAME.fullmatch(name):
+    if not MODEL_NAME.fullmatch(name):
         raise UserError(
             f"config.name: expected letters, digits, '_', '-' and '.' only, the first "
             f"a letter, digit or '_', found {name!r}"
@@ -236,7 +242,7 @@ def _predictor(artifact: _Artifact) -> Callable[[list[bytes]], Any]:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(
-            str(artifact.path / "model.onnx"), providers=["CPUExecutionProvider"]
+            str(artifact.path / onnx.MODEL_FILE), providers=["CPUExecutionProvider"]
         )
         spec = artifact.spec
         return lambda batch: session.run(None, requests.dense_batch(batch, spec))
@@ -252,7 +258,7 @@ def _predictor(artifact: _Artifact) -> Callable[[list[bytes]], Any]:
 
 def _served_by_tensorflow(artifacts: Sequence[_Artifact]) -> _Artifact | None:
     """The best one for TF Serving: it takes text, and is not compressed."""
-    candidates = [a for a in artifacts if a.format in ("serving_model", "saved_model")]
+    candidates = [a for a in artifacts if a.format in SAVED_MODELS]
     return min(
         candidates,
         key=lambda a: (a.format != "serving_model", a.target.precision != "float32"),

@@ -12,34 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from bert_export.config import Target
 from bert_export.errors import UserError
 from bert_export.export import saved_model, serving_model
 from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
-from bert_export.files import sha256_file, write_text
-from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.files import list_directory, write_text
+from bert_export.training.estimator import recorded_step
+from bert_export.verification.proof import TOLERANCES
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 # Written after the manifest, hence not in it.
 _NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE, PROOF_FILE)
-# By precision, how far an artifact's answers to the golden requests may be from the
-# trained model's: the probabilities, absolutely, and the score, absolutely up to 1
-# and relatively above. float32 allows for another order of summation in another
-# runtime. The others are no measure of quality, which is the link accuracy that the
-# proof holds them to: they catch a model that is wired wrongly.
-TOLERANCES: dict[str, dict[str, float]] = {
-    "float32": {PROBABILITIES: 1e-4, SCORE: 1e-4},
-    "float16": {PROBABILITIES: 0.02},
-    "bfloat16": {PROBABILITIES: 0.1},
-    "int8_dynamic": {PROBABILITIES: 0.35},
-    "int8_calibrated": {PROBABILITIES: 0.35},
-}
 _SAVED_MODEL = Target("saved_model", "float32")
-_METHOD = "tensorflow/serving/predict"
 _PACKAGES = (
     "ai-edge-litert",
     "bert-export",
@@ -72,27 +58,12 @@ def signature_contract(
     """
     if format_name == "serving_model":
         return serving_model.contract(spec)
-    outputs = {
-        PROBABILITIES: {"dtype": "float32", "shape": [-1, 2]},
-        SCORE: {"dtype": "float32", "shape": [-1]},
-    }
-    tensors = {
-        name: {
-            "dtype": "int64",
-            "shape": [-1] if name in spec.span_fields else [-1, -1],
-        }
-        for name in saved_model.serving_input_names(spec)
-    }
-    if format_name != "saved_model":
-        return {saved_model.TENSORS_SIGNATURE: {"inputs": tensors, "outputs": outputs}}
-    examples = {saved_model.EXAMPLES_INPUT: {"dtype": "string", "shape": [-1]}}
-    return {
-        name: {"inputs": inputs, "outputs": outputs, "method_name": _METHOD}
-        for name, inputs in (
-            (saved_model.EXAMPLES_SIGNATURE, examples),
-            (saved_model.TENSORS_SIGNATURE, tensors),
-        )
-    }
+    contract = saved_model.contract(spec)
+    if format_name == "saved_model":
+        return contract
+    tensors = contract[saved_model.TENSORS_SIGNATURE]
+    del tensors["method_name"]
+    return {saved_model.TENSORS_SIGNATURE: tensors}
 
 
 def list_files(artifact_dir: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
@@ -101,16 +72,7 @@ def list_files(artifact_dir: str | os.PathLike[str]) -> dict[str, dict[str, Any]
     Returns:
       By path relative to the artifact, sorted: `{"sha256": hex, "bytes": int}`.
     """
-    root = Path(artifact_dir)
-    files = {}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root).as_posix()
-        if path.is_file() and relative not in _NOT_LISTED:
-            files[relative] = {
-                "sha256": sha256_file(path),
-                "bytes": path.stat().st_size,
-            }
-    return files
+    return list_directory(artifact_dir, leave_out=_NOT_LISTED)
 
 
 def build(
@@ -158,7 +120,7 @@ def build(
         "data_fingerprint": data_fingerprint,
         "checkpoint": {
             "path": os.path.basename(checkpoint_path),
-            "global_step": _global_step(checkpoint_path),
+            "global_step": recorded_step(checkpoint_path),
         },
         "packages": _packages(),
         "notes": list(notes),
@@ -196,13 +158,6 @@ def read(artifact_dir: str | os.PathLike[str]) -> dict[str, Any]:
             "export the model again with this bert_export"
         )
     return manifest
-
-
-def _global_step(checkpoint_path: str) -> int | None:
-    """The optimizer steps behind a checkpoint, None where it does not count them."""
-    reader = tf.train.load_checkpoint(checkpoint_path)
-    name = tf.compat.v1.GraphKeys.GLOBAL_STEP
-    return int(reader.get_tensor(name)) if reader.has_tensor(name) else None
 
 
 def _packages() -> dict[str, str]:

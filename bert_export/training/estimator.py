@@ -143,6 +143,13 @@ def global_step(checkpoint: str) -> int:
     return int(tf.train.load_variable(checkpoint, "global_step"))
 
 
+def recorded_step(checkpoint: str) -> int | None:
+    """Like `global_step`; None for a checkpoint that does not count its steps."""
+    name = tf.compat.v1.GraphKeys.GLOBAL_STEP
+    reader = tf.train.load_checkpoint(checkpoint)
+    return int(reader.get_tensor(name)) if reader.has_tensor(name) else None
+
+
 def _newest_step(model_dir: Path) -> int:
     checkpoint = newest_checkpoint(model_dir)
     return 0 if checkpoint is None else global_step(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -54,17 +55,10 @@ def model_fn(
     model: ModelParams = params["model"]
     spec = model.spec
     training = mode == tf.estimator.ModeKeys.TRAIN
-    spans = [features[name] for name in spec.span_fields]
-    logits = Linker(model.bert, num_span_fields=len(spans))(
-        features[spec.input_ids],
-        features[spec.input_mask],
-        features[spec.segment_ids],
-        tf.stack(spans, axis=1) if spans else None,
-        training=training,
-    )
-    scores = losses.link_scores(logits)
+    linker = Linker(model.bert, num_span_fields=len(spec.span_fields))
+    logits = compute_logits(linker, spec, features, training=training)
     if mode == tf.estimator.ModeKeys.PREDICT:
-        predictions = {PROBABILITIES: tf.nn.softmax(logits), SCORE: scores}
+        predictions = to_predictions(logits)
         return _estimator_spec(
             model,
             mode=mode,
@@ -77,6 +71,7 @@ def model_fn(
         )
 
     assert labels is not None
+    scores = losses.link_scores(logits)
     label_ids, mention_ids = labels[spec.label_ids], labels[MENTION_ID]
     loss = losses.pointwise_loss(logits, label_ids)
     if model.train.loss == "listwise":
@@ -110,6 +105,41 @@ def model_fn(
         clip_norm=model.train.clip_norm,
     )
     return _estimator_spec(model, mode=mode, loss=loss, train_op=train_op)
+
+
+def compute_logits(
+    linker: Linker,
+    spec: FeatureSpec,
+    features: Mapping[str, tf.Tensor],
+    training: bool = False,
+    padded: bool = False,
+) -> tf.Tensor:
+    """Runs the linker on named features.
+
+    Args:
+      linker: the model.
+      spec: names its features.
+      features: sequences [pairs, seq_length] and span positions [pairs], integers.
+      training: whether dropout applies.
+      padded: compute padding, too (see `BertEncoder`).
+
+    Returns:
+      Logits [pairs, 2] float32: not this candidate, this candidate.
+    """
+    spans = [features[name] for name in spec.span_fields]
+    return linker(
+        features[spec.input_ids],
+        features[spec.input_mask],
+        features[spec.segment_ids],
+        tf.stack(spans, axis=1) if spans else None,
+        training=training,
+        padded=padded,
+    )
+
+
+def to_predictions(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What a model answers: `probabilities` [pairs, 2] and `score` [pairs] float32."""
+    return {PROBABILITIES: tf.nn.softmax(logits), SCORE: losses.link_scores(logits)}
 
 
 def _estimator_spec(model: ModelParams, metrics: Any = None, **kwargs: Any) -> Any:

@@ -25,6 +25,18 @@ from bert_export.verification.run import passed
 
 SCRIPT = Path(__file__).with_name("prove.py")
 _STDERR_LINES = 15
+# By precision, how far an artifact's answers to the golden requests may be from the
+# trained model's: the probabilities, absolutely, and the score, absolutely up to 1
+# and relatively above. float32 allows for another order of summation in another
+# runtime. The others are no measure of quality, which is the link accuracy that the
+# proof holds them to: they catch a model that is wired wrongly.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float32": {PROBABILITIES: 1e-4, SCORE: 1e-4},
+    "float16": {PROBABILITIES: 0.02},
+    "bfloat16": {PROBABILITIES: 0.1},
+    "int8_dynamic": {PROBABILITIES: 0.35},
+    "int8_calibrated": {PROBABILITIES: 0.35},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,17 +8,16 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from tabulate import tabulate
 
 from bert_export.config import Config, Target
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.files import write_json
+from bert_export.training.estimator import recorded_step
 from bert_export.verification import report_html, report_plots
 from bert_export.verification.proof import HeldOut
 
@@ -137,7 +136,8 @@ def write(directory: Path, rows: Sequence[Mapping[str, Any]], context: Context) 
     table = make_table(content)
     plots = report_plots.draw(content)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=directory.parent))
+    staged = directory.with_name(f".staging-{directory.name}-{os.getpid()}")
+    staged.mkdir()
     try:
         write_json(staged / "report.json", content)
         text = report_markdown(content, table)
@@ -151,8 +151,6 @@ def write(directory: Path, rows: Sequence[Mapping[str, Any]], context: Context) 
             how_measured(content),
         )
         (staged / "report.html").write_text(page, encoding="utf-8")
-        # mkdtemp's own mode keeps others out.
-        staged.chmod(0o777 & ~_umask())
         staged.rename(directory)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -179,12 +177,6 @@ def text_table(rows: Sequence[Mapping[str, Any]], context: Context) -> str:
     )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def describe(rows: Sequence[Mapping[str, Any]], context: Context) -> dict[str, Any]:
     """The content of report.json: all that the other two files show."""
     baselines = {r["name"]: r for r in rows if r["verdict"] == "baseline"}
@@ -209,7 +201,7 @@ def describe(rows: Sequence[Mapping[str, Any]], context: Context) -> dict[str, A
         "machine": _machine(),
         "checkpoint": {
             "path": os.path.basename(context.model.checkpoint),
-            "global_step": _global_step(context.model.checkpoint),
+            "global_step": recorded_step(context.model.checkpoint),
         },
         "encoder": dataclasses.asdict(context.model.bert),
         "data": {
@@ -253,12 +245,6 @@ def _machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
     }
-
-
-def _global_step(checkpoint: str) -> int | None:
-    reader = tf.train.load_checkpoint(checkpoint)
-    name = tf.compat.v1.GraphKeys.GLOBAL_STEP
-    return int(reader.get_tensor(name)) if reader.has_tensor(name) else None
 
 
 # --- what people read ---------------------------------------------------------------
