@@ -35,6 +35,7 @@ PRECISIONS = {
     "onnx": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
     "openvino": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
     "tflite": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
+    "tfjs": ("float32", "float16", "uint8"),
 }
 
 # The formats that TensorFlow's model server loads.

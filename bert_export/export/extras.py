@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+from collections.abc import Iterator
 
 from bert_export.errors import UserError
 
@@ -23,3 +26,25 @@ def require(extra: str, *modules: str) -> None:
             f"the format {extra} needs {', '.join(missing)}, which cannot be found: "
             f"pip install 'bert_export[{extra}]'"
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what converters and quantizers write of their doings.
+
+    Python's part of it has files of its own to go to, C++'s has not.
+    """
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        kept = os.dup(1), os.dup(2)
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            for target, handle in zip((1, 2), kept):
+                os.dup2(handle, target)
+                os.close(handle)

@@ -43,18 +43,23 @@ class TrainedLinker:
 
 
 def build(
-    model: TrainedLinker, *, checked: bool, padded: bool = False
+    model: TrainedLinker,
+    *,
+    checked: bool,
+    padded: bool = False,
+    integers: tf.DType = tf.int64,
 ) -> tf.compat.v1.train.Saver:
     """Builds the serving graph in the default graph.
 
-    Its placeholders have the features' names, int64: sequences [None, None], span
-    positions [None]. Its outputs are nodes named as in `OUTPUTS`.
+    Its placeholders have the features' names: sequences [None, None], span positions
+    [None]. Its outputs are nodes named as in `OUTPUTS`.
 
     Args:
       model: what to build.
       checked: refuse malformed requests with InvalidArgument. Other runtimes than
         TensorFlow have no such assertions.
       padded: compute padding, too, as other implementations do.
+      integers: the placeholders' type; int32 where a runtime has no other.
 
     Returns:
       The saver that restores the checkpoint into it.
@@ -62,7 +67,7 @@ def build(
     spec = model.spec
     features = {
         name: tf.compat.v1.placeholder(
-            tf.int64, [None] if name in spec.span_fields else [None, None], name
+            integers, [None] if name in spec.span_fields else [None, None], name
         )
         for name in model.input_names
     }
@@ -76,10 +81,11 @@ def build(
 
 
 def freeze(
-    model: TrainedLinker, *, checked: bool, padded: bool = False
+    model: TrainedLinker, *, checked: bool, integers: tf.DType = tf.int64
 ) -> tf.compat.v1.GraphDef:
     """The serving graph of `build` with the checkpoint's weights as constants."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        build(model, checked=checked, padded=padded).restore(session, model.checkpoint)
+        saver = build(model, checked=checked, integers=integers)
+        saver.restore(session, model.checkpoint)
         part = session_graph.inference_part(session.graph, OUTPUTS)
         return session_graph.freeze(session, part)

@@ -31,11 +31,15 @@ def serving_input_names(spec: FeatureSpec) -> tuple[str, ...]:
     return (*spec.sequence_names, *spec.span_fields)
 
 
-def contract(spec: FeatureSpec) -> dict[str, Any]:
+def contract(spec: FeatureSpec, integers: str = "int64") -> dict[str, Any]:
     """What clients may rely on: each signature's inputs and outputs.
 
     Derived from the features alone. Nothing is read back from an artifact, so that
     an artifact that differs is caught.
+
+    Args:
+      spec: the features.
+      integers: their type.
 
     Returns:
       By signature name: `inputs` and `outputs` (by name: `dtype`, and `shape` with
@@ -47,7 +51,7 @@ def contract(spec: FeatureSpec) -> dict[str, Any]:
     }
     tensors = {
         name: describe_tensor(
-            "int64", *([-1] if name in spec.span_fields else [-1, -1])
+            integers, *([-1] if name in spec.span_fields else [-1, -1])
         )
         for name in serving_input_names(spec)
     }

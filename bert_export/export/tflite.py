@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +59,7 @@ def write(
             "tflite: int8_calibrated needs calibration requests, found none"
         )
     graph_def = freeze(model, checked=False)
-    with _quiet():
+    with extras.quiet():
         if precision == "float32":
             content = convert(graph_def, model.input_names)
             notes = []
@@ -80,28 +78,6 @@ def write(
             raise StageError(f"tflite: there is no precision {precision}")
     (staging / MODEL_FILE).write_bytes(content)
     return notes
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what converter and quantizer write of their doings.
-
-    Python's part of it has files of its own to go to, C++'s has not.
-    """
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        kept = os.dup(1), os.dup(2)
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            for target, handle in zip((1, 2), kept):
-                os.dup2(handle, target)
-                os.close(handle)
 
 
 def convert(

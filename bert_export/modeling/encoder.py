@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from bert_export.modeling.bert_config import BertConfig
-from bert_export.modeling.layers import Dense, LayerNorm, dropout, weights
+from bert_export.modeling.layers import Dense, LayerNorm, dropout, scope_of, weights
 from bert_export.modeling.packing import Packing, Padding
 
 # Added to the attention scores of empty slots; softmax turns it into exactly 0.
@@ -21,6 +21,7 @@ class Embeddings(tf.Module):
 
     def __init__(self, name: str, config: BertConfig):
         super().__init__()
+        self.layer = name
         self.dropout = config.hidden_dropout_prob
         self.word = weights(
             f"{name}/word_embeddings", [config.vocab_size, config.hidden_size], config
@@ -41,18 +42,19 @@ class Embeddings(tf.Module):
         self, ids: tf.Tensor, positions: tf.Tensor, segments: tf.Tensor, training: bool
     ) -> tf.Tensor:
         """Integer tensors `[tokens]` to `[tokens, hidden]`."""
-        # TensorFlow's error for an index out of range quotes these names.
-        summed = (
-            tf.gather(self.word, ids, name="input_ids_below_vocab_size")
-            + tf.gather(
-                self.position,
-                positions,
-                name="positions_below_max_position_embeddings",
+        with scope_of(self.layer):
+            # TensorFlow's error for an index out of range quotes these names.
+            summed = (
+                tf.gather(self.word, ids, name="input_ids_below_vocab_size")
+                + tf.gather(
+                    self.position,
+                    positions,
+                    name="positions_below_max_position_embeddings",
+                )
+                + tf.gather(
+                    self.segment, segments, name="segment_ids_below_type_vocab_size"
+                )
             )
-            + tf.gather(
-                self.segment, segments, name="segment_ids_below_type_vocab_size"
-            )
-        )
         return dropout(self.norm(summed), self.dropout, training)
 
 
@@ -61,6 +63,7 @@ class SelfAttention(tf.Module):
 
     def __init__(self, name: str, config: BertConfig):
         super().__init__()
+        self.layer = name
         self.config = config
         size = config.hidden_size
         self.query = Dense(f"{name}/query", size, size, config)
@@ -72,25 +75,33 @@ class SelfAttention(tf.Module):
     ) -> tf.Tensor:
         """Every token of `x` [tokens, hidden] attends to its own row; same shape."""
         query = layout.unpack(self.query(x))
-        return layout.pack(self._attend(query, x, layout, training))
+        _, length = tf.unstack(tf.shape(layout.mask))
+        return layout.pack(self._attend(query, length, x, layout, training))
 
     def read(
         self,
         x: tf.Tensor,
         readers: tf.Tensor,
+        reads: tf.Tensor,
         layout: Packing | Padding,
         training: bool,
     ) -> tf.Tensor:
         """Only `readers` [batch * reads, hidden] attend to `x`; same shape."""
-        return self._attend(self.query(readers), x, layout, training)
+        return self._attend(self.query(readers), reads, x, layout, training)
 
     def _attend(
-        self, query: tf.Tensor, x: tf.Tensor, layout: Packing | Padding, training: bool
+        self,
+        query: tf.Tensor,
+        queries: tf.Tensor,
+        x: tf.Tensor,
+        layout: Packing | Padding,
+        training: bool,
     ) -> tf.Tensor:
         """Softmax attention of queries to the tokens of their row.
 
         Args:
-          query: [batch * queries, hidden], equally many for each row.
+          query: [batch * queries, hidden].
+          queries: scalar int32, of each row.
           x: [tokens, hidden].
           layout: where the tokens are.
           training: whether dropout applies.
@@ -98,20 +109,22 @@ class SelfAttention(tf.Module):
         Returns:
           The context of each query, [batch * queries, hidden].
         """
-        batch, length = tf.unstack(tf.shape(layout.mask))
-        queries = tf.shape(query)[0] // tf.maximum(batch, 1)
-        query = self._heads(query, batch, queries) * self.config.head_size**-0.5
-        key = self._heads(layout.unpack(self.key(x)), batch, length)
-        value = self._heads(layout.unpack(self.value(x)), batch, length)
-        hidden_slots = 1.0 - tf.reshape(layout.mask, [batch, 1, 1, length])
-        scores = tf.matmul(query, key, transpose_b=True) + hidden_slots * MASKED
-        probabilities = dropout(
-            tf.nn.softmax(scores), self.config.attention_probs_dropout_prob, training
-        )  # [batch, heads, queries, length]
-        context = tf.matmul(probabilities, value)
-        return tf.reshape(
-            tf.transpose(context, [0, 2, 1, 3]), [-1, self.config.hidden_size]
-        )
+        with scope_of(self.layer):
+            batch, length = tf.unstack(tf.shape(layout.mask))
+            query = self._heads(query, batch, queries) * self.config.head_size**-0.5
+            key = self._heads(layout.unpack(self.key(x)), batch, length)
+            value = self._heads(layout.unpack(self.value(x)), batch, length)
+            hidden_slots = 1.0 - tf.reshape(layout.mask, [batch, 1, 1, length])
+            scores = tf.matmul(query, key, transpose_b=True) + hidden_slots * MASKED
+            probabilities = dropout(
+                tf.nn.softmax(scores),
+                self.config.attention_probs_dropout_prob,
+                training,
+            )  # [batch, heads, queries, length]
+            context = tf.matmul(probabilities, value)
+            return tf.reshape(
+                tf.transpose(context, [0, 2, 1, 3]), [-1, self.config.hidden_size]
+            )
 
     def _heads(self, x: tf.Tensor, batch: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         """`[batch * length, hidden]` to `[batch, heads, length, head_size]`."""
@@ -124,6 +137,7 @@ class Layer(tf.Module):
 
     def __init__(self, name: str, config: BertConfig):
         super().__init__()
+        self.layer = name
         self.dropout = config.hidden_dropout_prob
         hidden, inner = config.hidden_size, config.intermediate_size
         self.attention = SelfAttention(f"{name}/attention/self", config)
@@ -145,18 +159,20 @@ class Layer(tf.Module):
         self,
         x: tf.Tensor,
         readers: tf.Tensor,
+        reads: tf.Tensor,
         layout: Packing | Padding,
         training: bool,
     ) -> tf.Tensor:
         """The layer's output for `readers` [batch * reads, hidden], rows of `x`."""
-        context = self.attention.read(x, readers, layout, training)
+        context = self.attention.read(x, readers, reads, layout, training)
         return self._finish(readers, context, training)
 
     def _finish(self, x: tf.Tensor, context: tf.Tensor, training: bool) -> tf.Tensor:
         """What follows attention, token by token: `[tokens, hidden]` throughout."""
         attended = dropout(self.attention_output(context), self.dropout, training)
         x = self.attention_norm(attended + x)
-        inner = tf.nn.gelu(self.intermediate(x))
+        with scope_of(self.layer):
+            inner = tf.nn.gelu(self.intermediate(x))
         return self.output_norm(dropout(self.output(inner), self.dropout, training) + x)
 
 
@@ -217,9 +233,10 @@ class BertEncoder(tf.Module):
             states = tf.gather(self.layers[-1](x, layout, training), readers)
         else:
             # Nobody reads the other tokens' last states.
-            states = self.layers[-1].read(x, tf.gather(x, readers), layout, training)
-        shape = [batch, tf.shape(reads)[1], self.hidden_size]
-        return tf.reshape(states, shape)
+            states = self.layers[-1].read(
+                x, tf.gather(x, readers), tf.shape(reads)[1], layout, training
+            )
+        return tf.reshape(states, [batch, tf.shape(reads)[1], self.hidden_size])
 
 
 def _lay_out(

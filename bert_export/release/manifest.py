@@ -39,6 +39,7 @@ _PACKAGES = (
     "tensorflow-estimator",
     "tensorflow-serving-api",
     "tensorflow-text",
+    "tensorflowjs",
     "tf2onnx",
 )
 
@@ -58,7 +59,9 @@ def signature_contract(
     """
     if format_name == "serving_model":
         return serving_model.contract(spec)
-    contract = saved_model.contract(spec)
+    # JavaScript has no int64.
+    integers = "int32" if format_name == "tfjs" else "int64"
+    contract = saved_model.contract(spec, integers)
     if format_name == "saved_model":
         return contract
     tensors = contract[saved_model.TENSORS_SIGNATURE]

@@ -1,0 +1,343 @@
+"""Writes the linker as a TensorFlow.js graph model, in float32 and compressed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from bert_export.errors import StageError
+from bert_export.export import extras, saved_model, tfjs_operations
+from bert_export.export.linker_graph import OUTPUTS, TrainedLinker, freeze
+
+# The extra, and the packages of it that are imported.
+REQUIRES = ("tfjs", "tensorflowjs")
+
+MODEL_FILE = "model.json"
+# The key of model.json's userDefinedMetadata under which `metadata` stands.
+METADATA = "bert_export"
+FORMAT_VERSION = 1
+
+# Smaller weights keep float32: biases, norms, the mask's large number.
+_SMALLEST = 1024
+_AXIS = "gather_rows/last_axis"
+
+
+def write(
+    model: TrainedLinker,
+    staging: Path,
+    precision: str,
+    calibration: list[dict[str, np.ndarray]],
+) -> list[str]:
+    """Writes `model.json` and its weight shards: a tfjs_graph_model.
+
+    Inputs have the features' names and are int32, as JavaScript has no int64:
+    sequences [batch, seq_length], span positions [batch]; all dimensions are each
+    request's. Outputs are `probabilities` [batch, 2] and `score` [batch], float32.
+    No operation's output has a shape that JavaScript could learn only by waiting for
+    values, so both `predict` and `executeAsync` work.
+
+    Args:
+      model: what to write.
+      staging: an existing directory.
+      precision: 'float32'; 'float16' and 'uint8' store matrices and embedding tables
+        so. All are computed with in float32.
+      calibration: not needed here.
+
+    Returns:
+      Sentences on what was decided.
+
+    Raises:
+      UserError: tensorflowjs is missing.
+      StageError: an operation has no TensorFlow.js counterpart, or the precision is
+        none of these.
+    """
+    del calibration
+    extras.require(*REQUIRES)
+    notes = {
+        "float32": [],
+        "float16": [
+            "weights are stored in float16 and expanded to float32 when the model is "
+            "loaded: memory and speed are those of float32"
+        ],
+        "uint8": [
+            "matrices and embedding tables are stored in uint8, with one scale a "
+            "column, and expanded to float32 when the model is loaded: memory and "
+            "speed are those of float32"
+        ],
+    }
+    if precision not in notes:
+        raise StageError(f"tfjs: there is no precision {precision}")
+    graph_def = list_true_by_sorting(freeze(model, checked=False, integers=tf.int32))
+    tfjs_operations.check(graph_def)
+    signature = _signature(graph_def)
+    with extras.quiet():
+        # Takes seconds: it brings two other frameworks along.
+        from tensorflowjs.converters import tf_saved_model_conversion_v2 as converter
+
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(graph_def, name="")
+            graph_def = converter.optimize_graph(graph, signature)
+        graph_def = gather_rows(split_gelu(graph_def))
+        if precision == "uint8":
+            graph_def = scale_columns(graph_def)
+        tfjs_operations.check(graph_def)
+        weights = converter.extract_weights(graph_def)
+        large = [
+            weight["name"]
+            for weight in weights[0]
+            if weight["data"].ndim == 2 and weight["data"].size >= _SMALLEST
+        ]
+        converter.write_artifacts(
+            # Without its weights, which have just been taken out.
+            json_format.MessageToDict(graph_def),
+            weights,
+            str(staging / MODEL_FILE),
+            tf.__version__,
+            signature,
+            quantization_dtype_map=None
+            if precision == "float32"
+            else {precision: large},
+            metadata={METADATA: metadata(model, precision)},
+        )
+    return notes[precision]
+
+
+def metadata(model: TrainedLinker, precision: str) -> dict[str, Any]:
+    """What a client needs to know besides the graph, for JSON.
+
+    Returns:
+      `format_version`, `precision`, `signature` (inputs and outputs as in a
+      manifest's contract), `features` (the config's section of that name) and
+      `vocab`, the vocabulary's path beside model.json.
+    """
+    contract = saved_model.contract(model.spec, "int32")[saved_model.TENSORS_SIGNATURE]
+    return {
+        "format_version": FORMAT_VERSION,
+        "precision": precision,
+        "signature": {key: contract[key] for key in ("inputs", "outputs")},
+        "features": dataclasses.asdict(model.features),
+        "vocab": f"{saved_model.ASSETS_EXTRA}/{saved_model.VOCAB_FILE}",
+    }
+
+
+def _signature(graph_def: tf.compat.v1.GraphDef) -> meta_graph_pb2.SignatureDef:
+    """The graph's placeholders and OUTPUTS under their own names."""
+    signature = meta_graph_pb2.SignatureDef()
+    for node in graph_def.node:
+        if node.op == "Placeholder":
+            described = signature.inputs[node.name]
+            described.name = f"{node.name}:0"
+            described.dtype = node.attr["dtype"].type
+            described.tensor_shape.CopyFrom(node.attr["shape"].shape)
+    for name, shape in zip(OUTPUTS, ([None, 2], [None])):
+        described = signature.outputs[name]
+        described.name = f"{name}:0"
+        described.dtype = tf.float32.as_datatype_enum
+        described.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
+    return signature
+
+
+# --- what suits JavaScript's kernels better ------------------------------------------
+
+
+def list_true_by_sorting(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Replaces `Where`, for which JavaScript has to wait, on vectors.
+
+    The indices of a vector's true elements, ascending, are those of its n largest
+    elements after the element at i was replaced by size - i if it is true, by 0
+    otherwise; n is how many are true.
+
+    Args:
+      graph_def: the graph; not changed. Every `Where` in it reads a vector.
+    """
+    result = _like(graph_def)
+    for node in graph_def.node:
+        if node.op != "Where":
+            result.node.append(node)
+            continue
+        with tf.Graph().as_default() as graph:
+            flat = tf.compat.v1.placeholder(tf.bool, [None], name="flat")
+            true = tf.cast(flat, tf.int32)
+            from_the_end = tf.range(tf.size(flat), 0, -1)
+            _, indices = tf.math.top_k(true * from_the_end, tf.reduce_sum(true))
+            tf.cast(indices[:, tf.newaxis], tf.int64, name="indices")
+        for part in graph.as_graph_def().node:
+            if part.name == "flat":
+                continue
+            added = result.node.add()
+            added.CopyFrom(part)
+            added.name = (
+                node.name if part.name == "indices" else f"{node.name}/{part.name}"
+            )
+            added.input[:] = [
+                node.input[0] if name == "flat" else f"{node.name}/{name}"
+                for name in part.input
+            ]
+    return result
+
+
+def split_gelu(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Takes GELU out of matrix products again.
+
+    TensorFlow's optimizer, which the converter calls, puts it there; no kernel of
+    TensorFlow.js knows it.
+    """
+    result = _like(graph_def)
+    half = {"gelu/sqrt_half": 0.5**0.5, "gelu/half": 0.5, "gelu/one": 1.0}
+    found = False
+    for node in graph_def.node:
+        fused = list(node.attr["fused_ops"].list.s) if "fused_ops" in node.attr else []
+        if fused[-1:] != [b"GeluExact"]:
+            result.node.append(node)
+            continue
+        found = True
+        dense = result.node.add()
+        dense.CopyFrom(node)
+        dense.name = f"{node.name}/dense"
+        dense.attr["fused_ops"].list.s[:] = fused[:-1]
+        for name, operation, *inputs in (
+            ("scaled", "Mul", dense.name, "gelu/sqrt_half"),
+            ("erf", "Erf", f"{node.name}/scaled"),
+            ("plus_one", "AddV2", f"{node.name}/erf", "gelu/one"),
+            ("halved", "Mul", dense.name, "gelu/half"),
+            ("", "Mul", f"{node.name}/halved", f"{node.name}/plus_one"),
+        ):
+            added = result.node.add(op=operation, input=inputs)
+            added.name = f"{node.name}/{name}" if name else node.name
+            added.attr["T"].type = tf.float32.as_datatype_enum
+    if found:
+        for name, value in half.items():
+            result.node.append(_constant(name, np.float32(value)))
+    return result
+
+
+def gather_rows(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Gathers from axis 0 with `GatherNd`.
+
+    The WASM backend's copies whole rows, its `GatherV2` finds the place of each
+    element by itself: the linker takes two thirds of the time.
+    """
+    values = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in graph_def.node
+        if node.op == "Const" and not node.attr["value"].tensor.tensor_shape.dim
+    }
+    result = _like(graph_def)
+    columns: dict[str, str] = {}  # by name of the indices
+    for node in graph_def.node:
+        if (
+            node.op != "GatherV2"
+            or node.attr["batch_dims"].i
+            or values.get(node.input[2]) != 0
+        ):
+            result.node.append(node)
+            continue
+        rows, indices = node.input[:2]
+        if indices not in columns:
+            columns[indices] = f"gather_rows/{len(columns)}"
+            column = result.node.add(
+                name=columns[indices], op="ExpandDims", input=[indices, _AXIS]
+            )
+            column.attr["T"].type = node.attr["Tindices"].type
+            column.attr["Tdim"].type = tf.int32.as_datatype_enum
+        gather = result.node.add(
+            name=node.name, op="GatherNd", input=[rows, columns[indices]]
+        )
+        gather.attr["Tparams"].type = node.attr["Tparams"].type
+        gather.attr["Tindices"].type = node.attr["Tindices"].type
+    if columns:
+        result.node.append(_constant(_AXIS, np.int32(-1)))
+    return result
+
+
+def scale_columns(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Divides each column of a matrix by its largest magnitude, its product by that.
+
+    TensorFlow.js's uint8 has one scale a weight. With a column's own scale before it,
+    the linker's scores move by a fifth as much.
+
+    Args:
+      graph_def: the graph, after `gather_rows`; not changed. Scaled are the large
+        matrices of matrix products with a bias and of gathered rows.
+    """
+    values = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in graph_def.node
+        if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum
+    }
+    matrices = {
+        name: value
+        for name, value in values.items()
+        if value.ndim == 2 and value.size >= _SMALLEST
+    }
+    uses: dict[str, list[tf.compat.v1.NodeDef]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            uses.setdefault(name.lstrip("^").partition(":")[0], []).append(node)
+    scales: dict[str, np.ndarray] = {}  # [columns] by the matrix's name
+    scaled: dict[str, str] = {}  # the matrix's name by what multiplies with it
+    for name, value in matrices.items():
+        if len(uses[name]) != 1:
+            continue
+        (user,) = uses[name]
+        is_product = (
+            user.op == "_FusedMatMul"
+            and user.input[1] == name
+            and list(user.attr["fused_ops"].list.s) == [b"BiasAdd"]
+            and not user.attr["transpose_b"].b
+            and user.input[2] in values
+            and len(uses[user.input[2]]) == 1
+        )
+        if is_product or (user.op == "GatherNd" and user.input[0] == name):
+            largest = np.abs(value).max(axis=0)
+            scales[name] = np.where(largest > 0, largest, 1).astype(np.float32)
+            scaled[user.name] = name
+    result = _like(graph_def)
+    biases = {
+        node.input[2]: scales[scaled[node.name]]
+        for node in graph_def.node
+        if node.name in scaled and node.op == "_FusedMatMul"
+    }
+    for node in graph_def.node:
+        if node.name in scales:
+            result.node.append(
+                _constant(node.name, values[node.name] / scales[node.name])
+            )
+        elif node.name in biases:
+            result.node.append(
+                _constant(node.name, values[node.name] / biases[node.name])
+            )
+        elif node.name in scaled:
+            product = result.node.add()
+            product.CopyFrom(node)
+            product.name = f"{node.name}/unscaled"
+            scale = f"{scaled[node.name]}/scale"
+            result.node.append(_constant(scale, scales[scaled[node.name]]))
+            added = result.node.add(
+                name=node.name, op="Mul", input=[product.name, scale]
+            )
+            added.attr["T"].type = tf.float32.as_datatype_enum
+        else:
+            result.node.append(node)
+    return result
+
+
+def _like(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """A graph without nodes, otherwise as this one."""
+    result = tf.compat.v1.GraphDef()
+    result.versions.CopyFrom(graph_def.versions)
+    result.library.CopyFrom(graph_def.library)
+    return result
+
+
+def _constant(name: str, value: np.ndarray | np.generic) -> tf.compat.v1.NodeDef:
+    node = tf.compat.v1.NodeDef(name=name, op="Const")
+    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return node

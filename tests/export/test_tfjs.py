@@ -1,0 +1,284 @@
+"""The tfjs format: what is written, and that each rewriting keeps the numbers."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import json_format
+
+from bert_export.errors import StageError
+from bert_export.export import linker_graph, tfjs, tfjs_operations
+from tests import tiny_artifact
+from tests.export import other_runtimes
+
+pytest.importorskip("tensorflowjs", reason="pip install 'bert_export[tfjs]'")
+v1 = tf.compat.v1
+PRECISIONS = ("float32", "float16", "uint8")
+# Largest differences of the probabilities. The tiny linker's weights are twenty times
+# as large as BERT's, and so is what rounding them does.
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "uint8": 0.1}
+BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """A directory and what `write` said, by precision."""
+    result = {}
+    for precision in PRECISIONS:
+        directory = tmp_path_factory.mktemp(precision)
+        notes = tfjs.write(other_runtimes.model(), directory, precision, [])
+        result[precision] = directory, notes
+    return result
+
+
+def read(directory):
+    """model.json as JSON, and the weights by name, expanded."""
+    from tensorflowjs import read_weights
+
+    model = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    groups = read_weights.read_weights(model["weightsManifest"], str(directory))
+    return model, {
+        weight["name"]: weight["data"] for group in groups for weight in group
+    }
+
+
+def graph_of(directory):
+    """The graph with its weights back in it."""
+    model, weights = read(directory)
+    graph_def = v1.GraphDef()
+    json_format.ParseDict(model["modelTopology"], graph_def)
+    for node in graph_def.node:
+        if node.op == "Const":
+            dtype = tf.as_dtype(node.attr["dtype"].type)
+            value = weights[node.name].astype(dtype.as_numpy_dtype)
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return graph_def
+
+
+def answer(graph_def, outputs, features):
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        tf.import_graph_def(graph_def, name="")
+        return session.run(
+            [f"{name}:0" for name in outputs],
+            {f"{name}:0": value for name, value in features.items()},
+        )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_computes_what_the_trained_model_predicts(artifacts, precision):
+    graph_def = graph_of(artifacts[precision][0])
+    right = other_runtimes.expected()
+    requests = other_runtimes.batches(1, 6, 32)
+    requests += other_runtimes.batches(6, padded=True)
+    for batch in requests:
+        found = answer(graph_def, linker_graph.OUTPUTS, batch)
+        size = len(found[1])
+        np.testing.assert_allclose(
+            found[0], right["probabilities"][:size], rtol=0, atol=TOLERANCES[precision]
+        )
+
+
+def test_a_row_of_zeros_is_finite_and_leaves_the_others_alone(artifacts):
+    graph_def = graph_of(artifacts["float32"][0])
+    (batch,) = other_runtimes.batches(3)
+    for value in batch.values():
+        value[1] = 0
+    probabilities, score = answer(graph_def, linker_graph.OUTPUTS, batch)
+    assert np.isfinite(score).all()
+    right = other_runtimes.expected()["probabilities"]
+    np.testing.assert_allclose(probabilities[[0, 2]], right[[0, 2]], atol=1e-5)
+
+
+def test_masks_with_holes(artifacts):
+    graph_def = graph_of(artifacts["float32"][0])
+    plain = linker_graph.freeze(other_runtimes.model(), checked=False)
+    (batch,) = other_runtimes.batches(5)
+    batch["input_mask"] = batch["input_mask"] * (
+        np.random.default_rng(1).random(batch["input_mask"].shape) < 0.7
+    )
+    np.testing.assert_allclose(
+        answer(graph_def, linker_graph.OUTPUTS, batch)[1],
+        answer(plain, linker_graph.OUTPUTS, batch)[1],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_signature_and_metadata(artifacts, precision):
+    model, _ = read(artifacts[precision][0])
+    assert model["format"] == "graph-model"
+    inputs = model["signature"]["inputs"]
+    assert inputs.keys() == {*other_runtimes.model().input_names}
+    assert {described["dtype"] for described in inputs.values()} == {"DT_INT32"}
+    assert inputs["input_ids"]["tensorShape"]["dim"] == [{"size": "-1"}] * 2
+    assert inputs["end_ps"]["tensorShape"]["dim"] == [{"size": "-1"}]
+    outputs = model["signature"]["outputs"]
+    assert outputs["probabilities"]["tensorShape"]["dim"][1] == {"size": "2"}
+    assert outputs["score"]["name"] == "score:0"
+    ours = model["userDefinedMetadata"]["bert_export"]
+    assert ours["format_version"] == 1
+    assert ours["precision"] == precision
+    assert ours["vocab"] == "assets.extra/vocab.txt"
+    assert ours["features"]["max_seq_length"] == 20
+    assert ours["features"]["span_fields"] == ["start_ps", "end_ps"]
+    assert ours["signature"]["inputs"]["input_ids"] == {
+        "dtype": "int32",
+        "shape": [-1, -1],
+    }
+    assert ours["signature"]["outputs"]["score"] == {"dtype": "float32", "shape": [-1]}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_large_weights_are_stored_in_the_precision(artifacts, precision):
+    directory, notes = artifacts[precision]
+    model, _ = read(directory)
+    weights = list(
+        itertools.chain(*(group["weights"] for group in model["weightsManifest"]))
+    )
+    word = next(w for w in weights if w["name"].endswith("word_embeddings"))
+    stored = word.get("quantization", {"dtype": "float32"})["dtype"]
+    assert stored == precision
+    assert bool(notes) == (precision != "float32")
+    # What is stored is as long as what is declared.
+    size = sum(
+        int(np.prod(w["shape"]))
+        * BYTES.get(w.get("quantization", {"dtype": "float32"})["dtype"])
+        for w in weights
+    )
+    assert sum(path.stat().st_size for path in directory.glob("*.bin")) == size
+
+
+def test_no_operation_makes_javascript_wait(artifacts):
+    """Where, NonMaxSuppression and control flow need `executeAsync`."""
+    model, _ = read(artifacts["float32"][0])
+    operations = {node["op"] for node in model["modelTopology"]["node"]}
+    assert not operations & {"Where", "Unique", "If", "While", "Switch", "Merge"}
+    assert "TopKV2" in operations
+    # The kernels of every backend know what is fused into a matrix product.
+    for node in model["modelTopology"]["node"]:
+        if node["op"] == "_FusedMatMul":
+            fused = node["attr"]["fused_ops"]["list"]["s"]
+            assert [base64.b64decode(name) for name in fused] == [b"BiasAdd"]
+
+
+@pytest.mark.parametrize("flags", ["1", "0", "0110100", "1" * 9, "0" * 5, "10" * 40])
+def test_true_elements_are_listed_as_by_where(flags):
+    with tf.Graph().as_default() as graph:
+        flat = v1.placeholder(tf.bool, [None], name="flat")
+        tf.identity(tf.reshape(tf.where(flat), [-1]), name="out")
+    value = np.array([flag == "1" for flag in flags])
+    rewritten = tfjs.list_true_by_sorting(graph.as_graph_def())
+    assert "Where" not in {node.op for node in rewritten.node}
+    (found,) = answer(rewritten, ["out"], {"flat": value})
+    np.testing.assert_array_equal(found, np.flatnonzero(value))
+    assert found.dtype == np.int64
+
+
+def test_only_rows_of_axis_0_are_gathered_otherwise():
+    with tf.Graph().as_default() as graph:
+        indices = v1.placeholder(tf.int32, [None], name="indices")
+        table = tf.constant(np.arange(20, dtype=np.float32).reshape(5, 4))
+        tf.gather(table, indices, name="rows")
+        tf.gather(table, indices, axis=1, name="columns")
+    rewritten = tfjs.gather_rows(graph.as_graph_def())
+    operations = {node.name: node.op for node in rewritten.node}
+    assert operations["rows"] == "GatherNd"
+    assert operations["columns"] == "GatherV2"
+    value = np.array([3, 0, 3])
+    for name in ("rows", "columns"):
+        np.testing.assert_array_equal(
+            answer(rewritten, [name], {"indices": value})[0],
+            answer(graph.as_graph_def(), [name], {"indices": value})[0],
+        )
+
+
+def test_columns_are_scaled_and_nothing_else_changes():
+    """A column of zeros stays one, and a matrix that is used twice is left alone."""
+    rng = np.random.default_rng(2)
+    kernel = rng.normal(size=(32, 64)).astype(np.float32)
+    kernel *= np.logspace(-2, 0, 64, dtype=np.float32)
+    kernel[:, 5] = 0
+    shared = rng.normal(size=(64, 64), scale=0.1).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, 32], name="x")
+        product = tf.matmul(x, tf.constant(kernel, name="kernel"), name="dense")
+        tf.constant(np.arange(64, dtype=np.float32), name="bias")
+        twice = tf.constant(shared, name="shared")
+        tf.identity(tf.matmul(tf.matmul(product, twice), twice), name="out")
+    graph_def = graph.as_graph_def()
+    # As TensorFlow's optimizer writes it; Python has no function for this operation.
+    dense = next(node for node in graph_def.node if node.name == "dense")
+    dense.op = "_FusedMatMul"
+    dense.input.append("bias")
+    dense.attr["fused_ops"].list.s.append(b"BiasAdd")
+    dense.attr["num_args"].i = 1
+    scaled = tfjs.scale_columns(graph_def)
+    values = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in scaled.node
+        if node.op == "Const"
+    }
+    largest = np.abs(values["kernel"]).max(axis=0)
+    np.testing.assert_allclose(np.delete(largest, 5), 1)
+    assert largest[5] == 0
+    np.testing.assert_array_equal(values["shared"], shared)
+    features = {"x": rng.normal(size=(3, 32))}
+    for name in ("dense", "out"):
+        np.testing.assert_allclose(
+            answer(scaled, [name], features)[0],
+            answer(graph_def, [name], features)[0],
+            rtol=1e-5,
+            atol=1e-3,
+        )
+
+
+def test_operations_stand_in_the_scopes_of_their_layers():
+    """So that a complaint about an operation says whose it is."""
+    graph_def = linker_graph.freeze(other_runtimes.model(), checked=False)
+    for operation, places in {
+        "MatMul": {"bert/encoder/layer_0/intermediate/dense", "linker"},
+        "Softmax": {"bert/encoder/layer_1/attention/self"},
+        "Erf": {"bert/encoder/layer_0/Gelu"},
+        "Rsqrt": {"bert/embeddings/LayerNorm/batchnorm"},
+    }.items():
+        scopes = {
+            node.name.rpartition("/")[0]
+            for node in graph_def.node
+            if node.op == operation
+        }
+        assert places <= scopes, operation
+    broken = v1.GraphDef()
+    broken.CopyFrom(graph_def)
+    for node in broken.node:
+        if node.op == "Softmax":
+            node.op = "SoftmaxOfTomorrow"
+    with pytest.raises(
+        StageError, match=r"SoftmaxOfTomorrow \(bert/encoder/layer_0/attention/self"
+    ):
+        tfjs_operations.check(broken)
+
+
+def test_refuses_a_precision_it_does_not_have(tmp_path):
+    with pytest.raises(StageError, match="no precision int8_dynamic"):
+        tfjs.write(other_runtimes.model(), tmp_path, "int8_dynamic", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plain_pair_classifier_has_no_span_inputs(tmp_path):
+    from bert_export.config import FeaturesConfig
+
+    features = FeaturesConfig(max_seq_length=20, span_fields=())
+    trained = tiny_artifact.train(tmp_path / "trained", features)
+    model = linker_graph.TrainedLinker(
+        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.VOCAB
+    )
+    (tmp_path / "artifact").mkdir()
+    tfjs.write(model, tmp_path / "artifact", "float32", [])
+    inputs = read(tmp_path / "artifact")[0]["signature"]["inputs"]
+    assert inputs.keys() == {"input_ids", "input_mask", "segment_ids"}
