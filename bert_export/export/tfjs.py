@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import op_def_registry
 
 from bert_export.errors import StageError
 from bert_export.export import extras, saved_model, tfjs_operations
@@ -26,6 +27,12 @@ FORMAT_VERSION = 1
 # Smaller weights keep float32: biases, norms, the mask's large number.
 _SMALLEST = 1024
 _AXIS = "gather_rows/last_axis"
+# What becomes of products without what is fused into them.
+_FUSED = {
+    "_FusedMatMul": "MatMul",
+    "_FusedConv2D": "Conv2D",
+    "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative",
+}
 
 
 def write(
@@ -83,7 +90,7 @@ def write(
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
             graph_def = converter.optimize_graph(graph, signature)
-        graph_def = gather_rows(split_gelu(graph_def))
+        graph_def = gather_rows(unfuse(graph_def))
         if precision == "uint8":
             graph_def = scale_columns(graph_def)
         tfjs_operations.check(graph_def)
@@ -182,39 +189,73 @@ def list_true_by_sorting(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
     return result
 
 
-def split_gelu(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Takes GELU out of matrix products again.
+def unfuse(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Takes out of matrix products and convolutions what no kernel does along.
 
-    TensorFlow's optimizer, which the converter calls, puts it there; no kernel of
-    TensorFlow.js knows it.
+    The converter calls whatever is added to a product its bias, a residual connection
+    and a matrix [1, columns] included (its normalize_bias_add looks at no shapes), and
+    TensorFlow's optimizer then fuses bias and activation into the product. But a fused
+    bias has to be a vector ("_FusedMatMul only supports rank-1 bias"), and of
+    activations TensorFlow.js lacks GELU.
+
+    Args:
+      graph_def: a graph that the converter has optimized; not changed.
     """
+    vectors = {
+        node.name
+        for node in graph_def.node
+        if node.op == "Const" and _is_vector(node.attr["value"].tensor.tensor_shape)
+    }
     result = _like(graph_def)
-    half = {"gelu/sqrt_half": 0.5**0.5, "gelu/half": 0.5, "gelu/one": 1.0}
-    found = False
     for node in graph_def.node:
-        fused = list(node.attr["fused_ops"].list.s) if "fused_ops" in node.attr else []
-        if fused[-1:] != [b"GeluExact"]:
+        fused = list(node.attr["fused_ops"].list.s) if node.op in _FUSED else []
+        activation = fused[1].decode() if len(fused) > 1 else ""
+        has_vector = fused[:1] == [b"BiasAdd"] and node.input[2] in vectors
+        if not fused or (has_vector and activation != "GeluExact"):
             result.node.append(node)
             continue
-        found = True
-        dense = result.node.add()
-        dense.CopyFrom(node)
-        dense.name = f"{node.name}/dense"
-        dense.attr["fused_ops"].list.s[:] = fused[:-1]
-        for name, operation, *inputs in (
-            ("scaled", "Mul", dense.name, "gelu/sqrt_half"),
-            ("erf", "Erf", f"{node.name}/scaled"),
-            ("plus_one", "AddV2", f"{node.name}/erf", "gelu/one"),
-            ("halved", "Mul", dense.name, "gelu/half"),
-            ("", "Mul", f"{node.name}/halved", f"{node.name}/plus_one"),
-        ):
-            added = result.node.add(op=operation, input=inputs)
-            added.name = f"{node.name}/{name}" if name else node.name
-            added.attr["T"].type = tf.float32.as_datatype_enum
-    if found:
-        for name, value in half.items():
-            result.node.append(_constant(name, np.float32(value)))
+        product = result.node.add()
+        product.CopyFrom(node)
+        product.name = f"{node.name}/product"
+        if has_vector:
+            product.attr["fused_ops"].list.s[:] = fused[:1]
+            summed = product.name
+        else:
+            _make_plain(product)
+            summed = f"{node.name}/sum" if activation else node.name
+            _add(result, summed, "AddV2", product.name, node.input[2])
+        if activation == "GeluExact":
+            _add_gelu(result, node.name, summed)
+        elif activation:
+            added = _add(result, node.name, activation, summed, *node.input[3:])
+            if activation == "LeakyRelu":
+                added.attr["alpha"].f = node.attr["leakyrelu_alpha"].f
     return result
+
+
+def _is_vector(shape: Any) -> bool:
+    """Whether a TensorShapeProto is that of a bias; [1] may be broadcast."""
+    return len(shape.dim) == 1 and shape.dim[0].size > 1
+
+
+def _make_plain(node: tf.compat.v1.NodeDef) -> None:
+    """Takes bias and activation from a fused node."""
+    node.op = _FUSED[node.op]
+    del node.input[2:]
+    known = {attr.name for attr in op_def_registry.get(node.op).attr}
+    for name in set(node.attr) - known:
+        del node.attr[name]
+
+
+def _add_gelu(graph_def: tf.compat.v1.GraphDef, name: str, x: str) -> None:
+    """Adds exact GELU (arXiv:1606.08415): x / 2 (1 + erf(x / sqrt(2)))."""
+    for constant, value in (("sqrt_half", 0.5**0.5), ("half", 0.5), ("one", 1.0)):
+        graph_def.node.append(_constant(f"{name}/{constant}", np.float32(value)))
+    _add(graph_def, f"{name}/scaled", "Mul", x, f"{name}/sqrt_half")
+    _add(graph_def, f"{name}/erf", "Erf", f"{name}/scaled")
+    _add(graph_def, f"{name}/plus_one", "AddV2", f"{name}/erf", f"{name}/one")
+    _add(graph_def, f"{name}/halved", "Mul", x, f"{name}/half")
+    _add(graph_def, name, "Mul", f"{name}/halved", f"{name}/plus_one")
 
 
 def gather_rows(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
@@ -319,10 +360,7 @@ def scale_columns(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
             product.name = f"{node.name}/unscaled"
             scale = f"{scaled[node.name]}/scale"
             result.node.append(_constant(scale, scales[scaled[node.name]]))
-            added = result.node.add(
-                name=node.name, op="Mul", input=[product.name, scale]
-            )
-            added.attr["T"].type = tf.float32.as_datatype_enum
+            _add(result, node.name, "Mul", product.name, scale)
         else:
             result.node.append(node)
     return result
@@ -334,6 +372,15 @@ def _like(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     result.versions.CopyFrom(graph_def.versions)
     result.library.CopyFrom(graph_def.library)
     return result
+
+
+def _add(
+    graph_def: tf.compat.v1.GraphDef, name: str, operation: str, *inputs: str
+) -> tf.compat.v1.NodeDef:
+    """Adds an operation on float32."""
+    node = graph_def.node.add(name=name, op=operation, input=inputs)
+    node.attr["T"].type = tf.float32.as_datatype_enum
+    return node
 
 
 def _constant(name: str, value: np.ndarray | np.generic) -> tf.compat.v1.NodeDef:

@@ -180,6 +180,88 @@ def test_true_elements_are_listed_as_by_where(flags):
     assert found.dtype == np.int64
 
 
+def fuse(operation, fused, *inputs, **attributes):
+    """A fused product of placeholder x and what else there is, as grappler makes it."""
+    with tf.Graph().as_default() as graph:
+        v1.placeholder(tf.float32, name="x")
+        v1.placeholder(tf.float32, name="residual")
+        rng = np.random.default_rng(3)
+        tf.constant(rng.normal(size=(8, 4)).astype(np.float32), name="kernel")
+        tf.constant(rng.normal(size=(1, 1, 8, 4)).astype(np.float32), name="filter")
+        tf.constant(rng.normal(size=4).astype(np.float32), name="vector")
+        tf.constant(rng.normal(size=(1, 4)).astype(np.float32), name="row")
+        tf.constant(np.float32([3]), name="single")
+    graph_def = graph.as_graph_def()
+    node = graph_def.node.add(name="out", op=operation, input=["x", *inputs])
+    node.attr["T"].type = tf.float32.as_datatype_enum
+    node.attr["num_args"].i = 1
+    node.attr["fused_ops"].list.s.extend(fused)
+    if operation == "_FusedConv2D":
+        node.attr["strides"].list.i.extend([1] * 4)
+        node.attr["padding"].s = b"SAME"
+    for name, value in attributes.items():
+        node.attr[name].f = value
+    return graph_def
+
+
+GELU = [b"BiasAdd", b"GeluExact"]
+LEAKY = [b"BiasAdd", b"LeakyRelu"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bias", "fused", "fused_after"),
+    [
+        ("kernel", "vector", [b"BiasAdd"], [[b"BiasAdd"]]),
+        ("kernel", "vector", [b"BiasAdd", b"Relu"], [[b"BiasAdd", b"Relu"]]),
+        ("kernel", "vector", GELU, [[b"BiasAdd"]]),
+        ("kernel", "row", [b"BiasAdd"], []),
+        ("kernel", "row", GELU, []),
+        ("kernel", "single", [b"BiasAdd"], []),
+        ("kernel", "residual", [b"BiasAdd"], []),
+        ("kernel", "residual", [b"BiasAdd", b"Relu"], []),
+        ("kernel", "residual", LEAKY, []),
+        ("filter", "residual", [b"BiasAdd", b"Relu6"], []),
+        ("filter", "residual", [b"BiasAdd", b"Elu"], []),
+    ],
+)
+def test_what_no_kernel_does_along_is_taken_out_of_products(
+    kernel, bias, fused, fused_after
+):
+    """A residual connection, a matrix [1, columns], and GELU."""
+    operation = "_FusedMatMul" if kernel == "kernel" else "_FusedConv2D"
+    attributes = {"leakyrelu_alpha": 0.3} if fused == LEAKY else {}
+    graph_def = fuse(operation, fused, kernel, bias, **attributes)
+    rewritten = tfjs.unfuse(graph_def)
+    left = [
+        list(node.attr["fused_ops"].list.s)
+        for node in rewritten.node
+        if node.op == operation
+    ]
+    assert left == fused_after
+
+    rng = np.random.default_rng(4)
+    shape = (5,) if kernel == "kernel" else (2, 3, 5)
+    x = rng.normal(size=(*shape, 8)).astype(np.float32)
+    residual = rng.normal(size=(*shape, 4)).astype(np.float32)
+    values = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in graph_def.node
+        if node.op == "Const"
+    }
+    added = values.get(bias, residual)
+    right = tf.constant(x @ values[kernel].reshape(8, 4) + added)
+    for name in fused[1:]:
+        right = {
+            b"Relu": tf.nn.relu,
+            b"Relu6": tf.nn.relu6,
+            b"Elu": tf.nn.elu,
+            b"LeakyRelu": lambda value: tf.nn.leaky_relu(value, 0.3),
+            b"GeluExact": tf.nn.gelu,
+        }[name](right)
+    (found,) = answer(rewritten, ["out"], {"x": x, "residual": residual})
+    np.testing.assert_allclose(found, right.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_only_rows_of_axis_0_are_gathered_otherwise():
     with tf.Graph().as_default() as graph:
         indices = v1.placeholder(tf.int32, [None], name="indices")
