@@ -138,6 +138,8 @@ class TrainConfig:
     shuffle_mentions: int = 50000
     save_checkpoints_steps: int = 500
     keep_checkpoint_max: int = 3
+    # Newest checkpoints whose mean is scored and kept as the best.
+    average_checkpoints: int = 1
     log_steps: int = 50
 
 
@@ -443,9 +445,15 @@ def _check_values(config: Config) -> None:
         "shuffle_mentions",
         "save_checkpoints_steps",
         "keep_checkpoint_max",
+        "average_checkpoints",
         "log_steps",
     ):
         require(getattr(train, key) >= 1, f"train.{key}", "1 or more")
+    require(
+        train.average_checkpoints <= train.keep_checkpoint_max,
+        "train.average_checkpoints",
+        "no more than train.keep_checkpoint_max",
+    )
     for key in (
         "learning_rate",
         "epochs",

@@ -144,6 +144,8 @@ def test_a_wrong_type_is_named(changed, expected):
         {"train__shuffle_mentions": 0},
         {"train__save_checkpoints_steps": 0},
         {"train__keep_checkpoint_max": 0},
+        {"train__average_checkpoints": 0},
+        {"train__average_checkpoints": 4},
         {"train__log_steps": 0},
         {"eval__mentions_per_batch": 0},
         {"eval__checkpoint_mentions": 0},

@@ -10,6 +10,8 @@ import tensorflow as tf
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPSILON = 1e-6
+# Adam's moments of a variable follow its name and '/'.
+MOMENTS = ("adam_m", "adam_v")
 # Variables that weight decay leaves alone: biases and LayerNorm's scale and shift.
 NOT_DECAYED = re.compile(r"(^|/)(LayerNorm/(gamma|beta)|bias)$")
 
@@ -106,7 +108,7 @@ def _adam_step(
             name=f"{variable.op.name}/{moment}",
             shape=variable.shape,
         )
-        for moment in ("adam_m", "adam_v")
+        for moment in MOMENTS
     )
     if weight_decay:
         decayed = variable.assign(

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from bert_export.config import Config
 from bert_export.features.records import RecordSet
 from bert_export.files import write_text
+from bert_export.modeling.optimizer import MOMENTS
 from bert_export.modeling.precision import bfloat16_session_config
 from bert_export.training.input_fn import ordered_input_fn, train_input_fn
 from bert_export.training.model_fn import ModelParams, model_fn
 
 BEST_DIR = "best"
+AVERAGE_DIR = "average"
 CURVE_FILE = "curve.jsonl"
 
 
@@ -77,9 +81,10 @@ def train(
 ) -> None:
     """Trains to `params.num_train_steps`, from the newest checkpoint if there is one.
 
-    At every checkpoint dev mentions are scored; the checkpoint with the highest link
-    accuracy is copied to MODEL_DIR/best, and a line (step, pairs seen, loss, link
-    accuracy) is added to MODEL_DIR/curve.jsonl.
+    At every checkpoint dev mentions are scored, by the average of the newest
+    `config.train.average_checkpoints` ones; the weights with the highest link accuracy
+    are kept in MODEL_DIR/best, and a line (step, pairs seen, loss, link accuracy) is
+    added to MODEL_DIR/curve.jsonl. Training itself goes on from the last checkpoint.
     """
     model_dir = Path(estimator.model_dir)
     first_step = _newest_step(model_dir)
@@ -109,7 +114,11 @@ def train(
             / train_records.num_mentions
             * config.train.mentions_per_batch
         )
-        listeners.append(_KeepBest(estimator, dev_input_fn, pairs_a_step))
+        listeners.append(
+            _KeepBest(
+                estimator, dev_input_fn, pairs_a_step, config.train.average_checkpoints
+            )
+        )
     # A scheduler's log gets a line a minute.
     interval = 1.0 if sys.stderr.isatty() else 60.0
     with tqdm(
@@ -183,18 +192,19 @@ class _KeepBest(tf.estimator.CheckpointSaverListener):
         estimator: tf.compat.v1.estimator.Estimator,
         dev_input_fn: Any,
         pairs_a_step: float,
+        num_averaged: int,
     ) -> None:
         self._estimator = estimator
         self._dev_input_fn = dev_input_fn
         self._pairs_a_step = pairs_a_step
+        self._num_averaged = num_averaged
         self._model_dir = Path(estimator.model_dir)
 
     def after_save(self, session, global_step_value):
         curve = read_curve(self._model_dir)
         if any(point["step"] == global_step_value for point in curve):
             return
-        checkpoint = newest_checkpoint(self._model_dir)
-        assert checkpoint is not None  # It was saved a moment ago.
+        checkpoint = self._averaged()
         result = self._estimator.evaluate(
             self._dev_input_fn, checkpoint_path=checkpoint, name="dev"
         )
@@ -216,6 +226,54 @@ class _KeepBest(tf.estimator.CheckpointSaverListener):
         # Last, so that an interrupted copy is evaluated and made again.
         lines = [json.dumps(each) + "\n" for each in [*curve, point]]
         write_text(self._model_dir / CURVE_FILE, "".join(lines))
+
+    def _averaged(self) -> str:
+        """The prefix of the checkpoint to score: the newest, or an average."""
+        state = tf.train.get_checkpoint_state(str(self._model_dir))
+        assert state is not None  # A checkpoint was saved a moment ago.
+        newest = list(state.all_model_checkpoint_paths)[-self._num_averaged :]
+        # Weights that no step has changed drag the others back.
+        trained = [prefix for prefix in newest if global_step(prefix)]
+        if len(trained) < 2:
+            return newest[-1]
+        return average_checkpoints(trained, self._model_dir / AVERAGE_DIR)
+
+
+def average_checkpoints(prefixes: Sequence[str], directory: Path) -> str:
+    """Writes the mean of some checkpoints' weights (arXiv:1706.03762, section 6.1).
+
+    Args:
+      prefixes: the checkpoints, of one model; the last gives the step and the name.
+      directory: replaced by one that holds only the average, without the optimizer's
+        moments.
+
+    Returns:
+      Its prefix.
+    """
+    readers = [tf.train.load_checkpoint(prefix) for prefix in prefixes]
+    names = sorted(
+        name
+        for name in readers[-1].get_variable_to_shape_map()
+        if not name.endswith(MOMENTS)
+    )
+    means = []
+    for name in names:
+        values = [reader.get_tensor(name) for reader in readers]
+        is_weight = np.issubdtype(values[-1].dtype, np.floating)
+        means.append(np.mean(values, axis=0) if is_weight else values[-1])
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    prefix = str(directory / Path(prefixes[-1]).name)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        values = [tf.compat.v1.placeholder(mean.dtype) for mean in means]
+        save = tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=values,
+        )
+        session.run(save, dict(zip(values, means)))
+    return prefix
 
 
 def read_curve(model_dir: Path) -> list[dict[str, Any]]:

@@ -217,3 +217,52 @@ def test_bfloat16_trains(tmp_path):
     checkpoint = training.newest_checkpoint(tmp_path / "model")
     for name, _ in tf.train.list_variables(checkpoint):
         assert np.isfinite(tf.train.load_variable(checkpoint, name)).all()
+
+
+def weights_of(prefix):
+    reader = tf.train.load_checkpoint(prefix)
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if not name.endswith(("adam_m", "adam_v"))
+    }
+
+
+def test_the_mean_of_the_newest_checkpoints_is_scored_and_kept(tmp_path):
+    train = tiny_task.write(tmp_path, "train", 80, seed=1)
+    dev = tiny_task.write(tmp_path, "dev", 40, seed=2)
+    config = tiny_task.config(
+        save_checkpoints_steps=5, keep_checkpoint_max=3, average_checkpoints=2
+    )
+    params = tiny_task.params(config, 15)
+    model_dir = tmp_path / "model"
+    estimator = training.create_estimator(config, params, model_dir)
+    training.train(estimator, config, params, train, dev)
+
+    state = tf.train.get_checkpoint_state(str(model_dir))
+    newest = [weights_of(prefix) for prefix in state.all_model_checkpoint_paths[-2:]]
+    average = training.newest_checkpoint(model_dir / "average") or str(
+        model_dir / "average" / "model.ckpt-15"
+    )
+    averaged = weights_of(average)
+    assert averaged.keys() == newest[0].keys()
+    assert averaged.pop("global_step") == 15
+    for name, value in averaged.items():
+        np.testing.assert_allclose(
+            value, (newest[0][name] + newest[1][name]) / 2, atol=1e-7
+        )
+    kernel = "linker/kernel"
+    assert not np.allclose(averaged[kernel], newest[1][kernel], atol=1e-6)
+
+    # Two checkpoints make the first mean, of steps 5 and 10.
+    curve = training.read_curve(model_dir)
+    assert [point["step"] for point in curve] == [0, 5, 10, 15]
+    metrics = estimator.evaluate(
+        ordered_input_fn(dev, params.spec, config.eval.mentions_per_batch, None),
+        checkpoint_path=average,
+    )
+    assert metrics["link_accuracy"] == pytest.approx(curve[-1]["link_accuracy"])
+    assert metrics["loss"] == pytest.approx(curve[-1]["loss"], rel=1e-5)
+    best = training.best_checkpoint(model_dir)
+    highest = max(curve[1:], key=lambda point: point["link_accuracy"])
+    assert training.global_step(best) == highest["step"]
