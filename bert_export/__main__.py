@@ -29,16 +29,23 @@ def main(argv: list[str]) -> int:
     # TensorFlow reads this when it is first imported; 3 leaves only fatal errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     before_help = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
-    if not before_help or any(argument in _HELP for argument in before_help):
-        print(commands.usage())
-        return 0
     try:
+        if not before_help or any(argument in _HELP for argument in before_help):
+            print(commands.usage(), flush=True)
+            return 0
         _, *names = _parse_flags(argv)
-        if len(names) != 1 or names[0] not in commands.COMMANDS:
-            found = " ".join(names) or "none"
+        if not names or names[0] not in commands.COMMANDS:
+            found = names[0] if names else "none"
             known = ", ".join(commands.COMMANDS)
             raise UserError(f"expected one command of {known}; found {found}")
-        commands.COMMANDS[names[0]]()
+        command, *given = names
+        expected = commands.arguments(command)
+        if len(given) != len(expected):
+            raise UserError(
+                f"{command}: expected {' '.join(expected) or 'only flags'} after it, "
+                f"found {' '.join(given) or 'nothing'}"
+            )
+        commands.COMMANDS[command](*given)
     except UserError as error:
         print(f"bert-export: {error}", file=sys.stderr)
         return 2

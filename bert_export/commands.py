@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_export import config_file
-from bert_export.config import SAVED_MODELS, Config, Target, resolve
+from bert_export.config import PRECISIONS, SAVED_MODELS, Config, Target, resolve
 from bert_export.errors import UserError
 from bert_export.workdir import CONFIG_FILE, record_config
 
@@ -53,7 +54,8 @@ _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Sets config.export.dir.")
 _ARTIFACT = flags.DEFINE_string(
     "artifact",
     None,
-    "smoke_test, link: the version directory to load. Default: the workdir's newest.",
+    "smoke_test, link, demo: the version directory to load. Default: the workdir's "
+    "newest.",
 )
 _TEXT = flags.DEFINE_multi_string(
     "text", [], "link: a sentence with its mention in [[double brackets]]"
@@ -91,7 +93,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _OUTPUT_NODE_NAMES = flags.DEFINE_string(
     "output_node_names",
     None,
-    "freeze: the nodes to compute, joined by commas; with or without :0.",
+    "freeze, convert_tfjs: the nodes to compute, joined by commas; with or without :0.",
 )
 _OUTPUT_GRAPH = flags.DEFINE_string(
     "output_graph", None, "freeze: the frozen graph's file."
@@ -104,6 +106,43 @@ _CHECK_INPUTS = flags.DEFINE_string(
     None,
     "freeze: an .npz file with an array for each placeholder, to compare the frozen "
     "graph with the checkpoint on. Default: inputs are made up.",
+)
+_INPUT_FORMAT = flags.DEFINE_enum(
+    "input_format",
+    None,
+    ["tfjs_layers_model", "keras", "tf_saved_model", "tf_frozen_model", "tf_hub"],
+    "convert_tfjs: what INPUT is.",
+)
+_OUTPUT_FORMAT = flags.DEFINE_enum(
+    "output_format",
+    "tfjs_graph_model",
+    ["tfjs_graph_model", "tfjs_layers_model"],
+    "convert_tfjs: what OUTPUT becomes.",
+)
+_QUANTIZATION = flags.DEFINE_enum(
+    "quantization",
+    None,
+    ["float16", "uint8", "uint16"],
+    "convert_tfjs: how weights are stored. Default: as they are.",
+)
+_SIGNATURE = flags.DEFINE_string(
+    "signature",
+    None,
+    "convert_tfjs: of a SavedModel or hub module. Default: serving_default, or the "
+    "only one.",
+)
+_SAVED_MODEL_TAGS = flags.DEFINE_string(
+    "saved_model_tags",
+    None,
+    "convert_tfjs: of a SavedModel or hub module, joined by commas. Default: serve.",
+)
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "demo: the port to serve at; 0 for any.", 0, 65535
+)
+_HOST = flags.DEFINE_string(
+    "host",
+    "127.0.0.1",
+    "demo: the address to serve at. Default: for this machine only.",
 )
 
 
@@ -200,10 +239,54 @@ def freeze() -> None:
     print(frozen.table())
 
 
-COMMANDS: dict[str, Callable[[], None]] = {
+def convert_tfjs(input_path: str, output_path: str) -> None:
+    """Turn any model, INPUT, into a TensorFlow.js one, OUTPUT."""
+    if not _INPUT_FORMAT.value:
+        raise UserError("convert_tfjs: --input_format is needed; see --help")
+    from bert_export.export import tfjs_convert
+
+    converted = tfjs_convert.convert(
+        _INPUT_FORMAT.value,
+        _OUTPUT_FORMAT.value,
+        input_path,
+        output_path,
+        quantization=_QUANTIZATION.value,
+        signature=_SIGNATURE.value,
+        saved_model_tags=_SAVED_MODEL_TAGS.value,
+        output_node_names=_OUTPUT_NODE_NAMES.value,
+    )
+    print(converted.table())
+
+
+def demo() -> None:
+    """Serve the page on which a tfjs artifact links in the browser."""
+    artifact = _artifact(["tfjs"])
+    from bert_export import demo_server
+
+    demo_server.serve(artifact, _PORT.value, _HOST.value)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (run, prepare, train, evaluate, export, smoke_test, link, freeze)
+    for command in (
+        run,
+        prepare,
+        train,
+        evaluate,
+        export,
+        smoke_test,
+        link,
+        demo,
+        freeze,
+        convert_tfjs,
+    )
 }
+
+
+def arguments(command: str) -> list[str]:
+    """The names of what a command takes besides flags."""
+    names = inspect.signature(COMMANDS[command]).parameters
+    return [name.removesuffix("_path").upper() for name in names]
 
 
 def usage() -> str:
@@ -215,7 +298,7 @@ def usage() -> str:
         "Commands:",
     ]
     for name, command in COMMANDS.items():
-        lines.append(f"  {name:<12}{command.__doc__}")
+        lines.append(f"  {name:<14}{command.__doc__}")
     lines += ["", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         lines.append(f"  --{flag.name}")
@@ -259,8 +342,13 @@ def _config_and_workdir() -> tuple[Config, Path]:
     return resolve(values), workdir
 
 
-def _artifact() -> Path:
-    """The version directory that --artifact names, or the newest of the workdir."""
+def _artifact(formats: Sequence[str] = SAVED_MODELS) -> Path:
+    """The version directory that --artifact names, or the newest of the workdir.
+
+    Args:
+      formats: what the workdir is searched for, in this order, each in every
+        precision.
+    """
     if _ARTIFACT.value:
         artifact = Path(_ARTIFACT.value)
         if not artifact.is_dir():
@@ -271,12 +359,13 @@ def _artifact() -> Path:
     from bert_export.export import publish
 
     export_dir = pipeline.export_directory(config, workdir)
-    for format_name in SAVED_MODELS:
-        target = Target(format_name, "float32")
-        directory = pipeline.target_directory(export_dir, target)
-        if versions := publish.versions(directory):
-            return directory / str(versions[-1])
+    for format_name in formats:
+        for precision in PRECISIONS[format_name]:
+            target = Target(format_name, precision)
+            directory = pipeline.target_directory(export_dir, target)
+            if versions := publish.versions(directory):
+                return directory / str(versions[-1])
     raise UserError(
-        f"no SavedModel in {export_dir}; export one, or name another artifact with "
-        "--artifact=DIR"
+        f"no {' or '.join(formats)} in {export_dir}; export one, or name another "
+        "artifact with --artifact=DIR"
     )

@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 from tabulate import tabulate
 
+from bert_export import javascript
 from bert_export.config import SAVED_MODELS, Config, Target, export_targets
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import StageError, UserError
-from bert_export.export import formats, publish, requests, saved_model
+from bert_export.export import formats, publish, requests, saved_model, tfjs_page
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
@@ -75,6 +76,7 @@ class ExportSource:
     golden_texts: dict[str, Any]  # the same to texts; for serving_model
     calibration: list[dict[str, np.ndarray]]  # training requests; int8_calibrated
     held_out: proof.HeldOut
+    corpus: Corpus | None  # where an artifact has texts of it
 
 
 def run(config: Config, workdir: Path) -> dict[str, Path]:
@@ -331,6 +333,18 @@ def _export_target(
             )
         if target.format == "serving_model":
             requests.write_golden_texts(staged, source.golden_texts)
+        if target.format == "tfjs":
+            assert source.corpus is not None
+            notes += tfjs_page.write(
+                staged,
+                source.corpus,
+                javascript.packages(),
+                name=config.name,
+                features=config.features,
+                # Without NIL mentions to choose it on, nothing is called NIL.
+                nil_threshold=(source.metrics["nil"] or {}).get("threshold", 0.0),
+                examples=source.corpus.mentions(config.eval.split),
+            )
         manifest.write(
             staged,
             manifest.build(
@@ -354,7 +368,10 @@ def _export_target(
             config.export.max_accuracy_drop,
             config.export.benchmark,
         )
-        print(f"proof: {len(result['checks'])} checks passed")
+        skipped = proof.skipped(result)
+        print(f"proof: {len(result['checks']) - len(skipped)} checks passed")
+        for reason in skipped:
+            print(f"proof: skipped: {reason}")
         return publish.publish(staged, directory, version), result
 
 
@@ -403,12 +420,17 @@ def _export_source(
     estimator = training.create_estimator(config, params, workdir / "model")
     split = data.split(config.eval.split)
     examples = records.spread_examples(split, config.export.golden_requests)
+    formats_wanted = {target.format for target in targets}
+    corpus = None
+    if formats_wanted & {"serving_model", "tfjs"}:
+        bad = BadRecords(config.corpus.max_bad_records)
+        corpus = load_corpus(config.corpus, workdir, bad)
     golden_texts: dict[str, Any] = {}
-    if any(target.format == "serving_model" for target in targets):
+    if "serving_model" in formats_wanted and corpus is not None:
         golden_texts = requests.record_golden_texts(
             estimator,
             checkpoint,
-            _text_requests(config, workdir),
+            _text_requests(config, corpus),
             PairEncoder(vocab, config.features),
             params.spec,
         )
@@ -440,13 +462,12 @@ def _export_source(
             config.export.proof_mentions,
             workdir / "held_out.npz",
         ),
+        corpus=corpus,
     )
 
 
-def _text_requests(config: Config, workdir: Path) -> list[tuple[Mention, str]]:
+def _text_requests(config: Config, corpus: Corpus) -> list[tuple[Mention, str]]:
     """Mentions of the split that is reported, each with its first candidate's text."""
-    bad = BadRecords(config.corpus.max_bad_records)
-    corpus = load_corpus(config.corpus, workdir, bad)
     ambiguous = (m for m in corpus.mentions(config.eval.split) if m.candidates)
     fields = config.features.candidate_fields
     return [

@@ -21,7 +21,7 @@ ROOMS = (
     "verification",
     "release",
 )
-SHARED = {"config", "errors", "files"}
+SHARED = {"config", "errors", "files", "javascript"}
 ROOM_MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).rglob("*.py"))
 
 
@@ -73,11 +73,12 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
 
 
 def test_the_shared_modules_import_no_room() -> None:
-    for name in SHARED:
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
+    paths = [PACKAGE / f"{name}.py" for name in SHARED - {"javascript"}]
+    for path in [*paths, *(PACKAGE / "javascript").glob("*.py")]:
+        tree = ast.parse(path.read_text("utf-8"))
         for line, imported in imports_of(tree, "bert_export"):
             room = imported.split(".")[1] if imported.startswith("bert_export.") else ""
-            assert room in {"", *SHARED}, f"{name}.py:{line} imports {imported}"
+            assert room in {"", *SHARED}, f"{path}:{line} imports {imported}"
 
 
 def test_corpus_config_and_command_line_do_not_load_tensorflow() -> None:

@@ -25,7 +25,9 @@ COMMANDS = (
     "export",
     "smoke_test",
     "link",
+    "demo",
     "freeze",
+    "convert_tfjs",
 )
 
 
@@ -119,7 +121,9 @@ def test_console_script_is_the_same_program():
     ("arguments", "expected"),
     [
         (["runn"], "expected one command of run, prepare"),
-        (["run", "train"], "expected one command of run, prepare"),
+        (["run", "train"], "run: expected only flags after it, found train"),
+        (["convert_tfjs", "model"], "convert_tfjs: expected INPUT OUTPUT after it"),
+        (["convert_tfjs", "a", "b"], "convert_tfjs: --input_format is needed"),
         ([SAMPLE], "found none"),
         (["run", "--foo=3"], "Unknown command line flag 'foo'"),
         (["run", SAMPLE], "--workdir=DIR is needed"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_export import javascript
 from bert_export.config import Target
 from bert_export.errors import StageError, UserError
 from bert_export.export import extras
@@ -19,12 +20,16 @@ def require(targets: Iterable[Target]) -> None:
     """Makes sure that all packages are there, before any work is done.
 
     Raises:
-      UserError: one is missing; it names the extra that installs it.
+      UserError: one is missing; it names the extra that installs it. Or there is no
+        Node.js for TensorFlow.js.
     """
     for target in targets:
         requires = getattr(_module(target), "REQUIRES", None)
         if requires:
             extras.require(*requires)
+        if target.format == "tfjs":
+            # Installs them once; the proof runs in Node.js and in a browser.
+            javascript.packages()
 
 
 def write(

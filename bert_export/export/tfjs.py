@@ -90,7 +90,7 @@ def write(
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
             graph_def = converter.optimize_graph(graph, signature)
-        graph_def = gather_rows(unfuse(graph_def))
+        graph_def = share_equal(gather_rows(unfuse(graph_def, everything=True)))
         if precision == "uint8":
             graph_def = scale_columns(graph_def)
         tfjs_operations.check(graph_def)
@@ -189,17 +189,22 @@ def list_true_by_sorting(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
     return result
 
 
-def unfuse(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+def unfuse(
+    graph_def: tf.compat.v1.GraphDef, everything: bool = False
+) -> tf.compat.v1.GraphDef:
     """Takes out of matrix products and convolutions what no kernel does along.
 
     The converter calls whatever is added to a product its bias, a residual connection
     and a matrix [1, columns] included (its normalize_bias_add looks at no shapes), and
     TensorFlow's optimizer then fuses bias and activation into the product. But a fused
-    bias has to be a vector ("_FusedMatMul only supports rank-1 bias"), and of
-    activations TensorFlow.js lacks GELU.
+    bias has to be a vector ("_FusedMatMul only supports rank-1 bias"), of activations
+    TensorFlow.js lacks GELU, and layer normalisation has no kernel there at all.
 
     Args:
       graph_def: a graph that the converter has optimized; not changed.
+      everything: also take out what kernels do along. tfjs-node does a fused matrix
+        product step by step and with seven kernels more; the linker takes a quarter
+        less time without, and in WASM the same.
     """
     vectors = {
         node.name
@@ -208,16 +213,20 @@ def unfuse(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     }
     result = _like(graph_def)
     for node in graph_def.node:
+        if node.op == "_MklLayerNorm":
+            _add_layer_norm(result, node)
+            continue
         fused = list(node.attr["fused_ops"].list.s) if node.op in _FUSED else []
         activation = fused[1].decode() if len(fused) > 1 else ""
         has_vector = fused[:1] == [b"BiasAdd"] and node.input[2] in vectors
-        if not fused or (has_vector and activation != "GeluExact"):
+        is_known = has_vector and activation != "GeluExact"
+        if not fused or (is_known and not everything):
             result.node.append(node)
             continue
         product = result.node.add()
         product.CopyFrom(node)
         product.name = f"{node.name}/product"
-        if has_vector:
+        if has_vector and not everything:
             product.attr["fused_ops"].list.s[:] = fused[:1]
             summed = product.name
         else:
@@ -297,6 +306,64 @@ def gather_rows(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     return result
 
 
+def _add_layer_norm(
+    graph_def: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef
+) -> None:
+    """Adds layer normalisation over the last axis (arXiv:1607.06450), step by step."""
+    name, (x, gamma, beta) = node.name, node.input
+    graph_def.node.append(_constant(f"{name}/axis", np.int32([-1])))
+    epsilon = np.float32(node.attr["epsilon"].f)
+    graph_def.node.append(_constant(f"{name}/epsilon", epsilon))
+    for part, values in (("mean", x), ("variance", f"{name}/squares")):
+        if part == "variance":
+            _add(graph_def, values, "SquaredDifference", x, f"{name}/mean")
+        mean = _add(graph_def, f"{name}/{part}", "Mean", values, f"{name}/axis")
+        mean.attr["Tidx"].type = tf.int32.as_datatype_enum
+        mean.attr["keep_dims"].b = True
+    _add(graph_def, f"{name}/stable", "AddV2", f"{name}/variance", f"{name}/epsilon")
+    _add(graph_def, f"{name}/inverse", "Rsqrt", f"{name}/stable")
+    _add(graph_def, f"{name}/centred", "Sub", x, f"{name}/mean")
+    _add(graph_def, f"{name}/normal", "Mul", f"{name}/centred", f"{name}/inverse")
+    _add(graph_def, f"{name}/scaled", "Mul", f"{name}/normal", gamma)
+    _add(graph_def, name, "AddV2", f"{name}/scaled", beta)
+
+
+def share_equal(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Computes once what is computed several times, such as shapes in each layer.
+
+    Args:
+      graph_def: a graph of operations without side effects or randomness; not changed.
+    """
+    while True:
+        first: dict[bytes, str] = {}
+        same_as: dict[str, str] = {}
+        for node in graph_def.node:
+            # Comparing weights would take longer than it is worth.
+            if node.name in OUTPUTS or node.ByteSize() > _SMALLEST:
+                continue
+            key = tf.compat.v1.NodeDef()
+            key.CopyFrom(node)
+            # Placeholders differ by nothing else.
+            key.name = node.name if node.op == "Placeholder" else ""
+            name = first.setdefault(
+                key.SerializeToString(deterministic=True), node.name
+            )
+            if name != node.name:
+                same_as[node.name] = name
+        if not same_as:
+            return graph_def
+        result = _like(graph_def)
+        for node in graph_def.node:
+            if node.name not in same_as:
+                kept = result.node.add()
+                kept.CopyFrom(node)
+                for index, source in enumerate(kept.input):
+                    name, colon, output = source.partition(":")
+                    kept.input[index] = same_as.get(name, name) + colon + output
+        # What reads the same now may be equal itself.
+        graph_def = result
+
+
 def scale_columns(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     """Divides each column of a matrix by its largest magnitude, its product by that.
 
@@ -304,64 +371,43 @@ def scale_columns(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     the linker's scores move by a fifth as much.
 
     Args:
-      graph_def: the graph, after `gather_rows`; not changed. Scaled are the large
-        matrices of matrix products with a bias and of gathered rows.
+      graph_def: the graph, after `unfuse` and `gather_rows`; not changed. Scaled are
+        the large matrices of matrix products and of gathered rows.
     """
-    values = {
-        node.name: tf.make_ndarray(node.attr["value"].tensor)
-        for node in graph_def.node
-        if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum
-    }
-    matrices = {
-        name: value
-        for name, value in values.items()
-        if value.ndim == 2 and value.size >= _SMALLEST
-    }
-    uses: dict[str, list[tf.compat.v1.NodeDef]] = {}
+    matrices = {}
+    for node in graph_def.node:
+        tensor = node.attr["value"].tensor
+        if node.op == "Const" and len(tensor.tensor_shape.dim) == 2:
+            value = tf.make_ndarray(tensor)
+            if value.dtype == np.float32 and value.size >= _SMALLEST:
+                matrices[node.name] = value
+    readers: dict[str, list[tf.compat.v1.NodeDef]] = {}
     for node in graph_def.node:
         for name in node.input:
-            uses.setdefault(name.lstrip("^").partition(":")[0], []).append(node)
-    scales: dict[str, np.ndarray] = {}  # [columns] by the matrix's name
-    scaled: dict[str, str] = {}  # the matrix's name by what multiplies with it
-    for name, value in matrices.items():
-        if len(uses[name]) != 1:
-            continue
-        (user,) = uses[name]
-        is_product = (
-            user.op == "_FusedMatMul"
-            and user.input[1] == name
-            and list(user.attr["fused_ops"].list.s) == [b"BiasAdd"]
-            and not user.attr["transpose_b"].b
-            and user.input[2] in values
-            and len(uses[user.input[2]]) == 1
-        )
-        if is_product or (user.op == "GatherNd" and user.input[0] == name):
-            largest = np.abs(value).max(axis=0)
-            scales[name] = np.where(largest > 0, largest, 1).astype(np.float32)
-            scaled[user.name] = name
+            if name in matrices:
+                readers.setdefault(name, []).append(node)
     result = _like(graph_def)
-    biases = {
-        node.input[2]: scales[scaled[node.name]]
-        for node in graph_def.node
-        if node.name in scaled and node.op == "_FusedMatMul"
-    }
+    scaled: dict[str, str] = {}  # the matrix by what multiplies with it
+    for name, (reader, *others) in readers.items():
+        is_product = (
+            reader.op == "MatMul"
+            and reader.input[1] == name
+            and not reader.attr["transpose_b"].b
+        )
+        is_table = reader.op == "GatherNd" and reader.input[0] == name
+        if not others and (is_product or is_table):
+            scaled[reader.name] = name
+            largest = np.abs(matrices[name]).max(axis=0)  # [columns]
+            scale = np.where(largest > 0, largest, np.float32(1))
+            result.node.append(_constant(name, matrices[name] / scale))
+            result.node.append(_constant(f"{name}/scale", scale))
     for node in graph_def.node:
-        if node.name in scales:
-            result.node.append(
-                _constant(node.name, values[node.name] / scales[node.name])
-            )
-        elif node.name in biases:
-            result.node.append(
-                _constant(node.name, values[node.name] / biases[node.name])
-            )
-        elif node.name in scaled:
+        if node.name in scaled:
             product = result.node.add()
             product.CopyFrom(node)
             product.name = f"{node.name}/unscaled"
-            scale = f"{scaled[node.name]}/scale"
-            result.node.append(_constant(scale, scales[scaled[node.name]]))
-            _add(result, node.name, "Mul", product.name, scale)
-        else:
+            _add(result, node.name, "Mul", product.name, f"{scaled[node.name]}/scale")
+        elif node.name not in scaled.values():
             result.node.append(node)
     return result
 

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from bert_export import javascript
 from bert_export.errors import StageError, UserError
 from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.records import RecordSet
 from bert_export.features.spec import FeatureSpec
+from bert_export.files import write_json
 from bert_export.training.input_fn import chosen_mentions, ordered_input_fn
 from bert_export.training.model_fn import PROBABILITIES, SCORE
+from bert_export.verification.prove import TFJS_RUNTIMES
 from bert_export.verification.run import passed
 
 SCRIPT = Path(__file__).with_name("prove.py")
@@ -36,7 +41,17 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "bfloat16": {PROBABILITIES: 0.1},
     "int8_dynamic": {PROBABILITIES: 0.35},
     "int8_calibrated": {PROBABILITIES: 0.35},
+    "uint8": {PROBABILITIES: 0.35},
 }
+# Where a tfjs artifact answers every held-out request; the others take too long.
+_THOROUGH = ("node-tfjs", "node-wasm")
+# How long they answer held-out requests, and measure each latency at most.
+_HELD_OUT_SECONDS = 45
+_MAX_LATENCY_SECONDS = 10
+_NO_CHROMIUM = (
+    "not run: no Chromium was found; install one (Debian: apt-get install chromium) or "
+    "name one with CHROMIUM_PATH"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +203,15 @@ def prove(
     return passed("the proof", result)
 
 
+def skipped(result: Mapping[str, Any]) -> list[str]:
+    """What a passed proof left out, each with its reason."""
+    return [
+        f"{check['name']}: {check['detail']}"
+        for check in result["checks"]
+        if check["result"] == "skipped"
+    ]
+
+
 def check(artifact: Path) -> dict[str, Any]:
     """The part of `prove` that needs no held-out requests.
 
@@ -204,11 +228,94 @@ def run(
 ) -> dict[str, Any]:
     """Runs `prove.py`; see `prove`. Without held-out requests it only checks.
 
+    A tfjs artifact is proven in each of TensorFlow.js' runtimes, and passes if it
+    passes in all of them. The checks have the runtime's name before theirs; where
+    there is no Chromium, its runtimes have one that is `skipped`. `figures` are those
+    of the first runtime, and those of each under `runtimes`.
+
     Raises:
+      UserError: it is a tfjs artifact, and Node.js or its packages cannot be had.
       StageError: it ended without a result.
     """
     output = artifact / output_file
     output.unlink(missing_ok=True)
+    if _format(artifact) != "tfjs":
+        return _run_script(artifact, held_out, options, output)
+    result = _run_in_javascript(artifact, held_out, options)
+    write_json(output, result)
+    return result
+
+
+def _format(artifact: Path) -> str | None:
+    """The artifact's format; None where the script will say what is wrong."""
+    try:
+        return json.loads((artifact / "manifest.json").read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _run_in_javascript(
+    artifact: Path, held_out: Path | None, options: Sequence[str]
+) -> dict[str, Any]:
+    """Runs `prove.py` once a runtime and puts the results together."""
+    started = time.monotonic()
+    chromium = javascript.chromium()
+    tools = [f"--node={javascript.node()}", f"--packages={javascript.packages()}"]
+    if chromium:
+        tools.append(f"--chromium={chromium}")
+    results: dict[str, dict[str, Any]] = {}
+    checks: list[dict[str, str]] = []
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        tqdm(TFJS_RUNTIMES, unit="runtime", desc="TensorFlow.js", disable=None) as bar,
+    ):
+        answers = Path(directory) / "answers.npz"
+        for runtime in bar:
+            if runtime.startswith("chromium-") and not chromium:
+                checks.append(
+                    {"name": runtime, "result": "skipped", "detail": _NO_CHROMIUM}
+                )
+                continue
+            own = [f"--runtime={runtime}", *tools]
+            if runtime != TFJS_RUNTIMES[0]:
+                own.append(f"--max_seconds={_MAX_LATENCY_SECONDS}")
+                if answers.exists():
+                    own.append(f"--same_as={answers}")
+            elif held_out:
+                own.append(f"--answers={answers}")
+            if runtime not in _THOROUGH:
+                own.append(f"--held_out_seconds={_HELD_OUT_SECONDS}")
+            result = _run_script(
+                artifact, held_out, [*options, *own], Path(directory) / runtime
+            )
+            results[runtime] = result
+            checks += [
+                {**check, "name": f"{runtime}: {check['name']}"}
+                for check in result["checks"]
+            ]
+    first = next(iter(results.values()))
+    return {
+        **first,
+        "passed": all(result["passed"] for result in results.values()),
+        "seconds": round(time.monotonic() - started, 3),
+        "versions": {
+            name: version
+            for result in results.values()
+            for name, version in result["versions"].items()
+        },
+        "checks": checks,
+        "figures": {
+            **first["figures"],
+            "runtimes": {
+                runtime: result["figures"] for runtime, result in results.items()
+            },
+        },
+    }
+
+
+def _run_script(
+    artifact: Path, held_out: Path | None, options: Sequence[str], output: Path
+) -> dict[str, Any]:
     # -I: neither the environment nor the current directory decides what is imported.
     process = subprocess.run(
         [

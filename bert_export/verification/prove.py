@@ -14,18 +14,24 @@ their first answer and their memory, one the latencies. Every runtime keeps its 
 defaults, threads included; only OpenVINO is told to compute a float32 artifact in
 float32, which it does not do by itself on every CPU.
 
+A tfjs artifact runs in JavaScript: --runtime says where, --node, --packages and
+--chromium with what. There, latencies are measured inside that process, and memory is
+that process's.
+
 Exit code 0: all checks passed; 1: some failed; 2: bad usage.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import dataclasses
 import hashlib
 import json
 import os
 import platform
+import select
 import signal
 import statistics
 import subprocess
@@ -48,7 +54,7 @@ NOT_LISTED = {MANIFEST, "smoke_test.json", "proof.json"}
 GOLDEN = "assets.extra/golden_requests.json"
 # The signature that all formats have; the only one of most.
 TENSORS = "tensors"
-BATCH_SIZES = (1, 2, 33)
+BATCH_SIZES = (1, 2, 6, 32, 33)
 # Pairs of the largest request that is timed, and of the held-out batches.
 LARGE_BATCH = 32
 # How far a score may be from the log odds of its probabilities, as a probability.
@@ -60,6 +66,22 @@ WARM_UP = 5
 MIN_RUNS = 20
 # A slow model ends here, with fewer runs.
 MAX_SECONDS = 60.0
+# Different requests of a kind that a process of JavaScript is given to be timed.
+TIMED_REQUESTS = 100
+# How far probabilities of one artifact may be apart in two runtimes.
+SAME_TOLERANCE = 1e-4
+
+# Where a tfjs artifact runs; the first is the one that others are compared with.
+TFJS_RUNTIMES = (
+    "node-tfjs",
+    "node-wasm",
+    "node-cpu",
+    "chromium-wasm",
+    "chromium-webgl",
+)
+TFJS_RUNNER = Path(__file__).with_name("tfjs") / "runner.mjs"
+# The longest that it may think about one command.
+TFJS_SECONDS = 900.0
 
 # The top-level modules that a process may hold, by format.
 RUNTIMES = {
@@ -69,6 +91,8 @@ RUNTIMES = {
     "onnx": {"onnxruntime"},
     "openvino": {"openvino"},
     "tflite": {"ai_edge_litert"},
+    # A process of its own.
+    "tfjs": set(),
 }
 # What must not be there beside them: a model may not need what made it.
 FOREIGN = {
@@ -129,12 +153,14 @@ class Loaded:
       predict: answers one request of the signature TENSORS.
       tolerates: kinds of malformed requests (`dtype`, `missing`) that the runtime
         cannot refuse, each with a sentence.
+      runner: the process that answers, if it is not this one.
     """
 
     versions: dict[str, str]
     signatures: dict[str, dict[str, Description]]
     predict: Callable[[Arrays], Arrays]
     tolerates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    runner: TfjsRunner | None = None
 
 
 # --- the runtimes -------------------------------------------------------------------
@@ -332,6 +358,136 @@ def load_tflite(directory: Path, manifest: Mapping[str, Any]) -> Loaded:
     )
 
 
+class TfjsRunner:
+    """A process that runs the model in one of TensorFlow.js' runtimes."""
+
+    def __init__(self, args: argparse.Namespace):
+        """Starts it.
+
+        Args:
+          args: `artifact_dir`, `runtime`, `node`, `packages` and `chromium`.
+        """
+        if not (args.runtime and args.node and args.packages):
+            raise Failed("a tfjs artifact takes --runtime, --node and --packages")
+        self.runtime = args.runtime
+        # Where it says what it has to say.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        command = [
+            *(args.node, TFJS_RUNNER, f"--runtime={args.runtime}"),
+            *(f"--model={args.artifact_dir}", f"--packages={args.packages}"),
+            *([f"--chromium={args.chromium}"] if args.chromium else []),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        atexit.register(self.close)
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """The answer to one of runner.mjs' commands.
+
+        Raises:
+          Failed: it answers with an error, ends, or does not answer.
+        """
+        process = self.process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            request = json.dumps({"command": command, **arguments})
+            process.stdin.write(request.encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise Failed(self._last_words()) from None
+        if not select.select([process.stdout], [], [], TFJS_SECONDS)[0]:
+            process.kill()
+            raise Failed(f"no answer to {command!r} within {TFJS_SECONDS:.0f} s")
+        line = process.stdout.readline()
+        if not line:
+            raise Failed(self._last_words())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise Failed(f"{self.runtime}: {reply['error']}")
+        return reply["result"]
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        # The message, and not the stack and the fields that Node.js prints after it.
+        message = [word for word in words if "Error: " in word][:1] or words[-3:]
+        return f"{self.runtime} ended ({how}): {' | '.join(message)[:600]}"
+
+    def run(self, inputs: Arrays, method: str = "executeAsync") -> tuple[Arrays, int]:
+        """Outputs by name, and how many tensors the runtime holds after it."""
+        result = self.ask("run", inputs=_to_json(inputs), method=method)
+        outputs = {
+            name: np.frombuffer(
+                base64.b64decode(array["data"]), np.dtype(array["dtype"])
+            ).reshape(array["shape"])
+            for name, array in result["outputs"].items()
+        }
+        return outputs, result["tensors"]
+
+    def time(
+        self, requests: Sequence[Arrays], seconds: float, max_seconds: float
+    ) -> list[float]:
+        """Milliseconds of requests in turn, measured in JavaScript."""
+        limits = {
+            "warmUp": WARM_UP,
+            "seconds": seconds,
+            "minRuns": MIN_RUNS,
+            "maxSeconds": max_seconds,
+        }
+        return self.ask(
+            "time", requests=[_to_json(inputs) for inputs in requests], limits=limits
+        )
+
+    def close(self) -> None:
+        """Ends it, with what it started."""
+        process = self.process
+        if process.stdin and process.poll() is None:
+            try:
+                process.stdin.close()
+                process.wait(30)
+            except (BrokenPipeError, subprocess.TimeoutExpired):
+                process.kill()
+
+
+def _to_json(arrays: Arrays) -> dict[str, Any]:
+    """Arrays as model.mjs has them; JavaScript has no int64."""
+    encoded = {}
+    for name, value in arrays.items():
+        if value.dtype == np.int64:
+            value = value.astype(np.int32)
+        encoded[name] = {
+            "dtype": value.dtype.name,
+            "shape": list(value.shape),
+            "data": base64.b64encode(value.tobytes()).decode(),
+        }
+    return encoded
+
+
+def load_tfjs(args: argparse.Namespace) -> Loaded:
+    """Starts a process of JavaScript that loads the GraphModel, in Node from files."""
+    runner = TfjsRunner(args)
+    runner.ask("load", way="http" if _in_browser(runner) else "file")
+    described = runner.ask("describe")
+    signature = {side: described[side] for side in ("inputs", "outputs")}
+    return Loaded(
+        described["versions"],
+        {TENSORS: signature},
+        lambda inputs: runner.run(inputs)[0],
+        runner=runner,
+    )
+
+
+def _in_browser(runner: TfjsRunner) -> bool:
+    return runner.runtime.startswith("chromium-")
+
+
 LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Loaded]] = {
     "saved_model": load_saved_model,
     "serving_model": load_saved_model,
@@ -340,6 +496,13 @@ LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Loaded]] = {
     "openvino": load_openvino,
     "tflite": load_tflite,
 }
+
+
+def load(args: argparse.Namespace, manifest: Mapping[str, Any]) -> Loaded:
+    """Loads an artifact in the runtime of its format."""
+    if manifest["format"] == "tfjs":
+        return load_tfjs(args)
+    return LOADERS[manifest["format"]](args.artifact_dir, manifest)
 
 
 class Model:
@@ -434,8 +597,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise Failed(
             f"format_version {manifest['format_version']!r}, expected {FORMAT_VERSION}"
         )
-    if manifest["format"] not in LOADERS:
-        raise Failed(f"format {manifest['format']!r}, expected one of {list(LOADERS)}")
+    if manifest["format"] not in RUNTIMES:
+        raise Failed(f"format {manifest['format']!r}, expected one of {list(RUNTIMES)}")
     for key in (
         "contract",
         "features",
@@ -643,13 +806,13 @@ def read_held_out(path: Path) -> HeldOut:
 # --- what the model says about itself -----------------------------------------------
 
 
-def check_load(artifact: Artifact, pad: bool) -> str:
+def check_load(artifact: Artifact, args: argparse.Namespace) -> str:
     """The format's runtime loads it."""
     manifest = artifact["manifest"]
     started = time.monotonic()
-    loaded = LOADERS[manifest["format"]](artifact.directory, manifest)
+    loaded = load(args, manifest)
     artifact["loaded model"] = loaded
-    artifact["model"] = model = Model(loaded, manifest, pad)
+    artifact["model"] = model = Model(loaded, manifest, args.pad)
     seconds = f"{time.monotonic() - started:.1f} s"
     if any(model.fixed):
         shape = ", ".join("any" if n is None else str(n) for n in model.fixed)
@@ -696,6 +859,101 @@ def _differences(
         or any(n not in (-1, size) for n, size in zip(shape, promised))
     ):
         yield f"has shape {shape}, expected {promised}"
+
+
+def check_weights(artifact: Artifact) -> str:
+    """model.json is a GraphModel, and its shards are there and hold all weights."""
+    path = artifact.directory / "model.json"
+    model = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(model, dict) or model.get("format") != "graph-model":
+        raise Failed("model.json is not that of a tfjs_graph_model")
+    shards = needed = size = 0
+    for group in model["weightsManifest"]:
+        paths = [artifact.directory / name for name in group["paths"]]
+        if missing := [shard.name for shard in paths if not shard.is_file()]:
+            raise Failed(f"model.json names {', '.join(missing)}: no such file")
+        found = sum(shard.stat().st_size for shard in paths)
+        expected = sum(_weight_bytes(weight) for weight in group["weights"])
+        if found != expected:
+            names = f"{paths[0].name} to {paths[-1].name}" if paths else "no shards"
+            raise Failed(
+                f"{names} have {found:,} bytes, the weights in model.json take "
+                f"{expected:,}: a shard was cut or is of another model"
+            )
+        shards, needed = shards + len(paths), needed + len(group["weights"])
+        size += found
+    return f"{needed} weights, {size:,} bytes in {shards} shards"
+
+
+def _weight_bytes(weight: Mapping[str, Any]) -> int:
+    """What a weight of a weights manifest takes in the shards."""
+    stored = weight.get("quantization", weight)["dtype"]
+    sizes = {"bool": 1, "uint8": 1, "uint16": 2, "float16": 2, "int32": 4, "float32": 4}
+    if stored not in sizes:
+        raise Failed(f"weight {weight['name']!r} is stored as {stored!r}")
+    return int(np.prod(weight["shape"], dtype=np.int64)) * sizes[stored]
+
+
+def check_backend(artifact: Artifact) -> str:
+    """The model runs where it is meant to run, and WASM has what makes it fast."""
+    runner = artifact["loaded model"].runner
+    described = runner.ask("describe")
+    expected = {"tfjs": "tensorflow"}.get(
+        runner.runtime.split("-")[1], runner.runtime.split("-")[1]
+    )
+    if described["backend"] != expected:
+        raise Failed(f"backend {described['backend']!r}, expected {expected!r}")
+    wasm = described.get("wasm")
+    if not wasm:
+        return expected
+    artifact["figures"]["wasm"] = wasm
+    if not wasm["simd"]:
+        raise Failed("wasm runs without SIMD, which this Node.js or Chromium lacks")
+    if _in_browser(runner) and not (described["isolated"] and wasm["threaded_build"]):
+        raise Failed("wasm's threaded build was not loaded: the page is not isolated")
+    build = "threaded build" if wasm["threaded_build"] else "build without threads"
+    # tfjs-backend-wasm 4.22.0 makes one thread, whatever it is asked for.
+    threads = wasm["threads"]
+    return f"wasm, SIMD, {build}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def check_loading(artifact: Artifact) -> str:
+    """Loaded from files and over HTTP, it answers alike."""
+    runner = artifact["loaded model"].runner
+    rows = artifact["golden rows"][:4]
+    # The way of the first loading last: the other checks go on with it.
+    ways = ("file", "http") if _in_browser(runner) else ("http", "file")
+    taken = []
+    for way in ways:
+        milliseconds = runner.ask("load", way=way)["milliseconds"]
+        taken.append(f"{way} in {milliseconds:.0f} ms")
+        compare(artifact, artifact["model"](rows), range(len(rows)), f"loaded by {way}")
+    return ", ".join(taken)
+
+
+def check_methods(artifact: Artifact) -> str:
+    """What execute and predict answer is what executeAsync does, or they say why not.
+
+    None leaves tensors behind.
+    """
+    model, runner = artifact["model"], artifact["loaded model"].runner
+    rows = artifact["golden rows"][:4]
+    inputs = model.encode(rows)
+    _, held = runner.run(inputs)
+    works = []
+    for method in ("executeAsync", "execute", "predict"):
+        try:
+            outputs, tensors = runner.run(inputs, method)
+        except Failed as error:
+            # A graph whose shapes follow the data has this alone.
+            if method != "executeAsync" and "executeAsync" in str(error):
+                continue
+            raise
+        compare(artifact, outputs, range(len(rows)), method)
+        if tensors != held:
+            raise Failed(f"{method} leaves {tensors - held} tensors behind")
+        works.append(method)
+    return ", ".join(works)
 
 
 # --- running it ---------------------------------------------------------------------
@@ -757,16 +1015,18 @@ def check_replay(artifact: Artifact) -> str:
     return f"largest difference {largest:.2g}"
 
 
-def check_batch_sizes(artifact: Artifact) -> str:
-    """Batches of different sizes, each row in different company."""
+def check_batch_sizes(artifact: Artifact, quick: bool = False) -> str:
+    """Batches of different sizes, each row in different company unless it is quick."""
     model, rows = artifact["model"], artifact["golden rows"]
-    largest = 0.0
+    largest, answered, started = 0.0, 0, time.monotonic()
     for size in BATCH_SIZES:
-        for first in range(0, len(rows), max(size, len(rows) // 4)):
+        for first in range(0, len(rows), max(size, len(rows) // (1 if quick else 4))):
+            answered += size
             picked = [(first + step) % len(rows) for step in range(size)]
             outputs = model([rows[index] for index in picked])
             what = f"batch of {size}"
             largest = max(largest, compare(artifact, outputs, picked, what))
+    artifact["seconds a row"] = (time.monotonic() - started) / answered
     return f"sizes {', '.join(map(str, BATCH_SIZES))}; difference {largest:.2g}"
 
 
@@ -864,10 +1124,22 @@ def check_malformed(artifact: Artifact) -> str:
 # --- held-out mentions --------------------------------------------------------------
 
 
-def check_held_out(artifact: Artifact, path: Path, max_mentions: int | None) -> str:
-    """The held-out requests can be read, and the model answers them."""
+def check_held_out(
+    artifact: Artifact,
+    path: Path,
+    max_mentions: int | None = None,
+    seconds: float | None = None,
+) -> str:
+    """The held-out requests can be read, and the model answers them.
+
+    In float32 as the trained model does. With `seconds`, it answers about as many of
+    them as it can in that time.
+    """
     model = artifact["model"]
     held_out = read_held_out(path)
+    if seconds is not None:
+        mention = artifact["seconds a row"] * held_out.sizes.mean()
+        max_mentions = max(1, int(seconds / mention))
     if max_mentions is not None:
         held_out = held_out.spread(max_mentions)
     artifact["held-out requests"] = held_out
@@ -883,6 +1155,7 @@ def check_held_out(artifact: Artifact, path: Path, max_mentions: int | None) -> 
     if broken:
         raise Failed(f"{broken} of {len(score)} answers are not finite")
     artifact["held-out scores"] = score
+    artifact["held-out probabilities"] = probability
     difference = np.abs(probability - held_out.probabilities)
     artifact["figures"].update(
         mentions=len(held_out.sizes),
@@ -890,10 +1163,50 @@ def check_held_out(artifact: Artifact, path: Path, max_mentions: int | None) -> 
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
     )
-    return (
+    what = (
         f"{len(held_out.sizes)} mentions, {len(score)} pairs; probabilities differ by "
         f"{difference.max():.2g} at most, {difference.mean():.2g} on average"
     )
+    manifest = artifact["manifest"]
+    allowed = manifest["tolerance"]["probabilities"]
+    if manifest["precision"] == "float32" and not difference.max() <= allowed:
+        raise Failed(f"{what} (allowed: {allowed:g})")
+    return what
+
+
+def write_answers(artifact: Artifact, path: Path) -> str:
+    """Keeps what the held-out requests got, for `check_same`."""
+    np.savez(
+        path,
+        probabilities=artifact["held-out probabilities"],
+        score=artifact["held-out scores"],
+    )
+    return "written"
+
+
+def check_same(artifact: Artifact, held_out: Path, answers: Path) -> str:
+    """Held-out requests get what another runtime gave for all of them.
+
+    Whatever an artifact's precision, its runtimes compute the same.
+    """
+    with np.load(answers) as stored:
+        full = dataclasses.replace(read_held_out(held_out), **stored)
+    found = artifact["held-out probabilities"]
+    reference = full.spread(len(artifact["held-out requests"].sizes))
+    difference = np.abs(found - reference.probabilities).max()
+    # Two candidates this close in score may change places.
+    changed = changed_decisions(
+        reference, artifact["held-out scores"], 2 * SAME_TOLERANCE
+    )
+    artifact["figures"]["same_difference"] = float(difference)
+    what = (
+        f"{len(reference.sizes)} mentions, probabilities differ by {difference:.2g} at "
+        f"most (allowed: {SAME_TOLERANCE:g}), {len(changed)} decisions but for ties"
+    )
+    # Written so that NaN fails.
+    if not difference <= SAME_TOLERANCE or changed:
+        raise Failed(what)
+    return what
 
 
 def _batches(mentions: Sequence[list[Row]]) -> Iterator[list[Row]]:
@@ -949,27 +1262,41 @@ def check_accuracy(artifact: Artifact, max_accuracy_drop: float) -> str:
     return what
 
 
+def changed_decisions(
+    held_out: HeldOut, scores: np.ndarray, tolerance: float
+) -> list[int]:
+    """The mentions that are linked otherwise than `held_out` has it.
+
+    Args:
+      held_out: the mentions, with the scores to compare with.
+      scores: [pairs] what they got.
+      tolerance: candidates whose scores are no farther apart may change places; as in
+        `compare`, absolute up to 1 and relative above. Negative: none may.
+    """
+    starts = np.cumsum(held_out.sizes) - held_out.sizes
+    changed = []
+    for number, (start, size) in enumerate(zip(starts, held_out.sizes)):
+        reference = held_out.score[start : start + size]
+        top, found = int(reference.argmax()), int(scores[start : start + size].argmax())
+        allowed = tolerance * max(1.0, abs(float(reference[top])))
+        if top != found and reference[top] - reference[found] > allowed:
+            changed.append(number)
+    return changed
+
+
 def check_decisions(artifact: Artifact) -> str:
     """How many mentions are linked otherwise; in float32 none but for ties."""
     held_out, scores = artifact["held-out requests"], artifact["held-out scores"]
     manifest = artifact["manifest"]
     # Two candidates this close in score may change places.
     tolerance = 2 * (manifest["tolerance"].get("score") or 0.0)
-    starts = np.cumsum(held_out.sizes) - held_out.sizes
-    changed, beyond = 0, []
-    for number, (start, size) in enumerate(zip(starts, held_out.sizes)):
-        reference = held_out.score[start : start + size]
-        top, found = int(reference.argmax()), int(scores[start : start + size].argmax())
-        if top != found:
-            changed += 1
-            if reference[top] - reference[found] > tolerance * max(
-                1.0, abs(float(reference[top]))
-            ):
-                beyond.append(number)
+    changed = len(changed_decisions(held_out, scores, -1.0))
+    beyond = changed_decisions(held_out, scores, tolerance)
     artifact["figures"].update(
         top1_changed=changed, top1_changed_beyond_ties=len(beyond)
     )
-    what = f"{changed} of {len(starts)} changed, {len(beyond)} of them no ties"
+    total = len(held_out.sizes)
+    what = f"{changed} of {total} changed, {len(beyond)} of them no ties"
     if beyond and manifest["precision"] == "float32":
         raise Failed(
             f"{what}, first that of held-out mention {beyond[0]}; expected none"
@@ -986,6 +1313,8 @@ def check_isolation(artifact: Artifact) -> str:
     found = {name.split(".")[0] for name in sys.modules}
     if strangers := sorted(found & (FOREIGN - allowed)):
         raise Failed(f"imported {', '.join(strangers)}")
+    if not allowed:
+        return "none; the model runs in a process of its own"
     return f"{', '.join(sorted(found & allowed))} only"
 
 
@@ -1029,19 +1358,38 @@ def check_artifact(args: argparse.Namespace) -> dict[str, Any]:
     run_check(checks, "manifest", check_manifest, artifact)
     run_check(checks, "files", check_files, artifact)
     run_check(checks, "golden", check_golden, artifact)
-    run_check(checks, "load", check_load, artifact, args.pad)
+    if args.runtime:
+        run_check(checks, "weights", check_weights, artifact)
+    run_check(checks, "load", check_load, artifact, args)
+    if args.runtime:
+        run_check(checks, "backend", check_backend, artifact)
     run_check(checks, "contract", check_contract, artifact)
     run_check(checks, "replay", check_replay, artifact)
-    run_check(checks, "batch_sizes", check_batch_sizes, artifact)
+    if args.runtime:
+        run_check(checks, "loading", check_loading, artifact)
+        run_check(checks, "methods", check_methods, artifact)
+    quick = args.held_out_seconds is not None
+    run_check(checks, "batch_sizes", check_batch_sizes, artifact, quick)
     run_check(checks, "padding", check_padding, artifact)
     run_check(checks, "empty_row", check_empty_row, artifact)
     run_check(checks, "probabilities", check_probabilities, artifact)
     run_check(checks, "malformed", check_malformed, artifact)
     if args.held_out:
-        held_out, most = args.held_out, args.max_mentions
-        run_check(checks, "held_out", check_held_out, artifact, held_out, most)
-        run_check(checks, "accuracy", check_accuracy, artifact, args.max_accuracy_drop)
+        held_out, most, seconds = (
+            args.held_out,
+            args.max_mentions,
+            args.held_out_seconds,
+        )
+        run_check(checks, "held_out", check_held_out, artifact, held_out, most, seconds)
+        # One mention more or less of a few is more than may be lost.
+        if not quick:
+            drop = args.max_accuracy_drop
+            run_check(checks, "accuracy", check_accuracy, artifact, drop)
         run_check(checks, "decisions", check_decisions, artifact)
+        if args.answers:
+            run_check(checks, "answers", write_answers, artifact, args.answers)
+        if args.same_as:
+            run_check(checks, "same", check_same, artifact, held_out, args.same_as)
     run_check(checks, "isolation", check_isolation, artifact)
     loaded = artifact.get("loaded model")
     return {
@@ -1054,29 +1402,49 @@ def check_artifact(args: argparse.Namespace) -> dict[str, Any]:
 # --- measuring, each in a process of its own ----------------------------------------
 
 
-def memory() -> dict[str, int]:
-    """Resident memory of this process in bytes, now and at its peak (proc(5))."""
+def memory(process: int | None = None) -> dict[str, int]:
+    """Resident memory in bytes, now and at its peak (proc(5)).
+
+    Args:
+      process: with all that it has started, where memory that they share counts for
+        each of them; None for this process alone.
+    """
     fields = {"VmRSS": "rss_bytes", "VmHWM": "peak_bytes"}
-    found = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key in fields:
-            found[fields[key]] = 1024 * int(value.split()[0])
+    found = dict.fromkeys(fields.values(), 0)
+    for number in [os.getpid()] if process is None else family(process):
+        try:
+            lines = Path(f"/proc/{number}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key in fields:
+                found[fields[key]] += 1024 * int(value.split()[0])
+    return found
+
+
+def family(process: int) -> list[int]:
+    """A process and all that it has started, directly or not."""
+    found = [process]
+    for number in found:
+        for children in Path(f"/proc/{number}/task").glob("*/children"):
+            found += map(int, children.read_text().split())
     return found
 
 
 def open_model(args: argparse.Namespace) -> Model:
     """The artifact's model, loaded."""
     manifest = read_manifest(args.artifact_dir)
-    loaded = LOADERS[manifest["format"]](args.artifact_dir, manifest)
-    return Model(loaded, manifest, args.pad)
+    return Model(load(args, manifest), manifest, args.pad)
 
 
 def answer_first(args: argparse.Namespace) -> dict[str, Any]:
     """Answers one held-out mention; returns the memory that it took."""
     rows = read_held_out(args.held_out).typical_mention()
-    open_model(args)(rows)
-    return memory()
+    model = open_model(args)
+    model(rows)
+    runner = model.loaded.runner
+    return memory(runner.process.pid if runner else None)
 
 
 def time_latencies(args: argparse.Namespace) -> dict[str, Any]:
@@ -1087,13 +1455,19 @@ def time_latencies(args: argparse.Namespace) -> dict[str, Any]:
       the mean `pairs` a request.
     """
     model = open_model(args)
+    runner = model.loaded.runner
+
+    def measure(requests: list[list[Row]]) -> dict[str, Any]:
+        if runner is None:
+            parts = [model.requests(request) for request in requests]
+            return time_requests(parts, model.answer, args.seconds)
+        chosen = shuffled(len(requests))[:TIMED_REQUESTS]
+        arrays = [model.encode(requests[index]) for index in chosen]
+        return summarize(runner.time(arrays, args.seconds, args.max_seconds))
+
     return {
         name: {
-            **time_requests(
-                [model.requests(request) for request in requests],
-                model.answer,
-                args.seconds,
-            ),
+            **measure(requests),
             "pairs": float(np.mean([len(request) for request in requests])),
         }
         for name, requests in request_kinds(read_held_out(args.held_out)).items()
@@ -1132,8 +1506,7 @@ def time_requests(
     Returns:
       `median_ms`, `p95_ms` and `runs`.
     """
-    # Neighbours are alike.
-    order = np.random.default_rng(0).permutation(len(requests)).tolist()
+    order = shuffled(len(requests))
     for index in order[:warm_up]:
         answer(requests[index])
     taken: list[float] = []
@@ -1146,10 +1519,20 @@ def time_requests(
         elapsed = after - started
         if elapsed > MAX_SECONDS or (elapsed > seconds and len(taken) >= min_runs):
             break
+    return summarize(taken)
+
+
+def shuffled(count: int) -> list[int]:
+    """Indices in an order of chance that is always the same: neighbours are alike."""
+    return np.random.default_rng(0).permutation(count).tolist()
+
+
+def summarize(milliseconds: Sequence[float]) -> dict[str, Any]:
+    """Median, 95th percentile and number of measurements."""
     return {
-        "median_ms": float(np.median(taken)),
-        "p95_ms": float(np.percentile(taken, 95)),
-        "runs": len(taken),
+        "median_ms": float(np.median(milliseconds)),
+        "p95_ms": float(np.percentile(milliseconds, 95)),
+        "runs": len(milliseconds),
     }
 
 
@@ -1305,6 +1688,32 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="how long each latency is measured"
     )
+    parser.add_argument(
+        "--max_seconds",
+        type=float,
+        default=MAX_SECONDS,
+        help="how long each latency is measured in JavaScript at most",
+    )
+    parser.add_argument(
+        "--held_out_seconds",
+        type=float,
+        help="check on as many held-out mentions as a slow runtime answers in so many "
+        "seconds, and not their link accuracy",
+    )
+    parser.add_argument(
+        "--answers", type=Path, help="where the answers to held-out requests go, .npz"
+    )
+    parser.add_argument(
+        "--same_as", type=Path, help="answers of another runtime, to compare with"
+    )
+    parser.add_argument(
+        "--runtime", choices=TFJS_RUNTIMES, help="where a tfjs artifact runs"
+    )
+    parser.add_argument("--node", type=Path, help="the Node.js executable")
+    parser.add_argument(
+        "--packages", type=Path, help="directory whose node_modules has TensorFlow.js"
+    )
+    parser.add_argument("--chromium", type=Path, help="Chromium's executable")
     # For this script's own children.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ from bert_export.config import Config, Target
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.files import write_json
 from bert_export.training.estimator import recorded_step
-from bert_export.verification import report_html, report_plots
+from bert_export.verification import proof, report_html, report_plots
 from bert_export.verification.proof import HeldOut
 
 FORMAT_VERSION = 1
@@ -72,7 +72,7 @@ def row(target: Target, artifact: Path, result: Mapping[str, Any]) -> dict[str, 
         format_name=target.format,
         precision=target.precision,
         path=str(artifact),
-        notes=manifest["notes"],
+        notes=manifest["notes"] + proof.skipped(result),
         versions=result["versions"],
         figures=result["figures"],
     )

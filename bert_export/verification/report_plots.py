@@ -18,6 +18,8 @@ _COLOURS = {
     "onnx": "#E69F00",
     "openvino": "#D55E00",
     "tflite": "#CC79A7",
+    # Not of the palette, whose yellow is lost on white.
+    "tfjs": "#A6761D",
     None: "#888888",
 }
 _MARKERS = {
@@ -26,6 +28,7 @@ _MARKERS = {
     "float16": "D",
     "int8_dynamic": "^",
     "int8_calibrated": "v",
+    "uint8": "P",
 }
 _WIDTH = 9.0  # inches
 

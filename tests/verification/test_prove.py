@@ -46,6 +46,10 @@ def check(artifact: Path, **options: Any) -> dict[str, Any]:
         "max_mentions": None,
         "max_accuracy_drop": 0.5,
         "pad": False,
+        "runtime": None,
+        "held_out_seconds": None,
+        "answers": None,
+        "same_as": None,
     }
     result = prove.check_artifact(argparse.Namespace(**{**defaults, **options}))
     return {
@@ -226,7 +230,7 @@ def test_unexpected_file(artifact):
         (None, "No such file"),
         ("{", "JSONDecodeError"),
         ('{"format_version": 99}', "format_version 99, expected 1"),
-        ('{"format_version": 1, "format": "tfjs"}', "format 'tfjs', expected one of"),
+        ('{"format_version": 1, "format": "x"}', "format 'x', expected one of"),
     ],
 )
 def test_unreadable_manifest(artifact, content, message):
