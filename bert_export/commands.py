@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -243,6 +244,9 @@ def convert_tfjs(input_path: str, output_path: str) -> None:
     """Turn any model, INPUT, into a TensorFlow.js one, OUTPUT."""
     if not _INPUT_FORMAT.value:
         raise UserError("convert_tfjs: --input_format is needed; see --help")
+    # TensorFlow reads this when it is imported. With oneDNN its optimizer, which the
+    # converter calls, makes operations that nothing but TensorFlow knows.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     from bert_export.export import tfjs_convert
 
     converted = tfjs_convert.convert(

@@ -197,8 +197,8 @@ def unfuse(
     The converter calls whatever is added to a product its bias, a residual connection
     and a matrix [1, columns] included (its normalize_bias_add looks at no shapes), and
     TensorFlow's optimizer then fuses bias and activation into the product. But a fused
-    bias has to be a vector ("_FusedMatMul only supports rank-1 bias"), of activations
-    TensorFlow.js lacks GELU, and layer normalisation has no kernel there at all.
+    bias has to be a vector ("_FusedMatMul only supports rank-1 bias"), and of
+    activations TensorFlow.js lacks GELU.
 
     Args:
       graph_def: a graph that the converter has optimized; not changed.
@@ -213,9 +213,6 @@ def unfuse(
     }
     result = _like(graph_def)
     for node in graph_def.node:
-        if node.op == "_MklLayerNorm":
-            _add_layer_norm(result, node)
-            continue
         fused = list(node.attr["fused_ops"].list.s) if node.op in _FUSED else []
         activation = fused[1].decode() if len(fused) > 1 else ""
         has_vector = fused[:1] == [b"BiasAdd"] and node.input[2] in vectors
@@ -306,26 +303,57 @@ def gather_rows(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     return result
 
 
-def _add_layer_norm(
-    graph_def: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef
-) -> None:
-    """Adds layer normalisation over the last axis (arXiv:1607.06450), step by step."""
-    name, (x, gamma, beta) = node.name, node.input
-    graph_def.node.append(_constant(f"{name}/axis", np.int32([-1])))
-    epsilon = np.float32(node.attr["epsilon"].f)
-    graph_def.node.append(_constant(f"{name}/epsilon", epsilon))
-    for part, values in (("mean", x), ("variance", f"{name}/squares")):
-        if part == "variance":
-            _add(graph_def, values, "SquaredDifference", x, f"{name}/mean")
-        mean = _add(graph_def, f"{name}/{part}", "Mean", values, f"{name}/axis")
-        mean.attr["Tidx"].type = tf.int32.as_datatype_enum
-        mean.attr["keep_dims"].b = True
-    _add(graph_def, f"{name}/stable", "AddV2", f"{name}/variance", f"{name}/epsilon")
-    _add(graph_def, f"{name}/inverse", "Rsqrt", f"{name}/stable")
-    _add(graph_def, f"{name}/centred", "Sub", x, f"{name}/mean")
-    _add(graph_def, f"{name}/normal", "Mul", f"{name}/centred", f"{name}/inverse")
-    _add(graph_def, f"{name}/scaled", "Mul", f"{name}/normal", gamma)
-    _add(graph_def, name, "AddV2", f"{name}/scaled", beta)
+def split_training_norms(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Takes apart batch norms that normalise by the batch's own moments.
+
+    Keras' LayerNormalization is one, over a reshaped tensor. TensorFlow.js has only
+    those that are given the moments, and computes NaN.
+
+    Args:
+      graph_def: a graph; not changed. A norm whose moments are read, too, stays.
+    """
+    read = {
+        name.partition(":")[0]
+        for node in graph_def.node
+        for name in node.input
+        if name.partition(":")[2] not in ("", "0")
+    }
+    result = _like(graph_def)
+    for node in graph_def.node:
+        if (
+            not node.op.startswith("FusedBatchNorm")
+            or not node.attr["is_training"].b
+            or node.name in read
+        ):
+            result.node.append(node)
+            continue
+        name, (x, scale, offset) = node.name, node.input[:3]
+        channels_first = node.attr["data_format"].s == b"NCHW"
+        for constant, value in (
+            ("axes", np.int32([0, 2, 3] if channels_first else [0, 1, 2])),
+            ("shape", np.int32([1, -1, 1, 1] if channels_first else [1, 1, 1, -1])),
+            ("epsilon", np.float32(node.attr["epsilon"].f)),
+        ):
+            result.node.append(_constant(f"{name}/{constant}", value))
+        _add_mean(result, f"{name}/mean", x, f"{name}/axes")
+        _add(result, f"{name}/squares", "SquaredDifference", x, f"{name}/mean")
+        _add_mean(result, f"{name}/variance", f"{name}/squares", f"{name}/axes")
+        _add(result, f"{name}/stable", "AddV2", f"{name}/variance", f"{name}/epsilon")
+        _add(result, f"{name}/inverse", "Rsqrt", f"{name}/stable")
+        _add(result, f"{name}/centred", "Sub", x, f"{name}/mean")
+        _add(result, f"{name}/normal", "Mul", f"{name}/centred", f"{name}/inverse")
+        for part, vector in (("scale", scale), ("offset", offset)):
+            reshape = _add(result, f"{name}/{part}", "Reshape", vector, f"{name}/shape")
+            reshape.attr["Tshape"].type = tf.int32.as_datatype_enum
+        _add(result, f"{name}/scaled", "Mul", f"{name}/normal", f"{name}/scale")
+        _add(result, name, "AddV2", f"{name}/scaled", f"{name}/offset")
+    return result
+
+
+def _add_mean(graph_def: tf.compat.v1.GraphDef, name: str, x: str, axes: str) -> None:
+    node = _add(graph_def, name, "Mean", x, axes)
+    node.attr["Tidx"].type = tf.int32.as_datatype_enum
+    node.attr["keep_dims"].b = True
 
 
 def share_equal(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:

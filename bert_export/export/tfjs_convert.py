@@ -322,7 +322,7 @@ def _write_graph_model(
     tfjs_operations.check(source.graph_def)
     signature = meta_graph_pb2.SignatureDef()
     with tf.Graph().as_default() as graph:
-        tf.import_graph_def(source.graph_def, name="")
+        tf.import_graph_def(tfjs.split_training_norms(source.graph_def), name="")
     for kind, tensors in (
         (signature.inputs, {i.name: i.source for i in source.inputs}),
         (signature.outputs, source.outputs),
