@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from keras_models import Row
-from names import FROZEN, GRAPH, INPUTS, LAYERS
+from names import FROZEN, GRAPH, INPUTS, LAYERS, SAVED
 
 from bert_export.config import Target
 from bert_export.export import extras, formats, linker_graph, tfjs_convert
@@ -49,11 +49,29 @@ def write(row: Row, directory: Path) -> dict[str, Any]:
 def write_exported(
     model: linker_graph.TrainedLinker, inputs: dict[str, np.ndarray], directory: Path
 ) -> None:
-    """Writes what bert-export does: DIRECTORY/graph, frozen.pb and inputs.json."""
+    """Writes what bert-export does, and the same graph for TensorFlow.
+
+    DIRECTORY has graph, frozen.pb, saved_model and inputs.json.
+    """
     (directory / GRAPH).mkdir(parents=True)
     formats.write(Target("tfjs", "float32"), model, directory / GRAPH, [])
     graph = linker_graph.freeze(model, checked=False, integers=tf.int32)
     (directory / FROZEN).write_bytes(graph.SerializeToString())
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        outputs = tf.import_graph_def(
+            graph,
+            name="",
+            return_elements=[f"{name}:0" for name in linker_graph.OUTPUTS],
+        )
+        tf.compat.v1.saved_model.simple_save(
+            session,
+            str(directory / SAVED),
+            {
+                name: session.graph.get_tensor_by_name(f"{name}:0")
+                for name in model.input_names
+            },
+            dict(zip(linker_graph.OUTPUTS, outputs)),
+        )
     _write_inputs(directory, inputs)
 
 

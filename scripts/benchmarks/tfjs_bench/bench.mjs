@@ -70,15 +70,19 @@ export function createBench(tf, wasm) {
      * Loads a model and runs it once.
      *
      * @param {string} id A name for it.
-     * @param {string} kind 'layers' or 'graph'.
-     * @param {string} url Of its model.json.
+     * @param {string} kind 'layers', 'graph', or 'saved' for a SavedModel that
+     *   tfjs-node runs.
+     * @param {string} url Of its model.json; the SavedModel's directory.
      * @param {string} inputsUrl Of a JSON file of inputs by name: shape, dtype, values.
      * @returns {Promise<object>} Its outputs by name, as flat arrays.
      */
     async load(id, kind, url, inputsUrl) {
-      const model = await (kind === 'layers'
-        ? tf.loadLayersModel(url)
-        : tf.loadGraphModel(url));
+      const load = {
+        layers: () => tf.loadLayersModel(url),
+        graph: () => tf.loadGraphModel(url),
+        saved: () => tf.node.loadSavedModel(url, ['serve'], 'serving_default'),
+      };
+      const model = await load[kind]();
       const inputs = await (await fetch(inputsUrl)).json();
       for (const input of Object.values(inputs)) {
         const array = input.dtype === 'int32' ? Int32Array : Float32Array;

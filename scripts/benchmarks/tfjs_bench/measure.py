@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import report
-from names import EXPORTED, FROZEN, GRAPH, INPUTS, KINDS, MODELS_FILE
+from names import EXPORTED, FROZEN, GRAPH, INPUTS, KINDS, MODELS_FILE, SAVED
 from tqdm import tqdm
 from workers import HERE, Worker, serve
 
@@ -35,8 +35,10 @@ RUNTIMES = {
     "node_wasm": "Node, WASM",
 }
 PYTHON = "python"
+# tfjs-node also runs SavedModels, as a whole in TensorFlow's library.
+NATIVE = "node_saved_model"
 # How many times as long as in Python a request may take.
-GOALS = {"node_tensorflow": 1.5, "browser_wasm": 4.0}
+GOALS = {NATIVE: 1.5, "node_tensorflow": 1.5, "browser_wasm": 4.0}
 # What has been published of GraphModels: % faster than LayersModels.
 PUBLISHED = {"browser_webgl": [20, 30], "node_tensorflow": [70, 90]}
 # Of LayersModel and GraphModel, and of GraphModel and Keras: the largest difference of
@@ -154,28 +156,35 @@ def measure_goals(
     Raises:
       RuntimeError: one does not compute what Python does.
     """
-    names = [PYTHON, *RUNTIMES]
+    names = [PYTHON, NATIVE, *RUNTIMES]
+    # By name: the process, and what the linker is called there.
+    places = {name: (name, EXPORTED) for name in RUNTIMES}
+    places[NATIVE] = ("node_tensorflow", SAVED)
     graph = models / EXPORTED / FROZEN
     inputs = models / EXPORTED / INPUTS
     expected = runtimes[PYTHON].call("load", EXPORTED, str(graph), str(inputs))
     differences = {}
-    for name in RUNTIMES:
-        address = urls(runtimes, EXPORTED, GRAPH)
-        loaded = runtimes[name].call("load", EXPORTED, GRAPH, *address)
+    for name, (process, linker) in places.items():
+        address, inputs_address = urls(runtimes, EXPORTED, GRAPH)
+        kind = GRAPH
+        if name == NATIVE:
+            kind, address = "saved", str(models / EXPORTED / SAVED)
+        loaded = runtimes[process].call("load", linker, kind, address, inputs_address)
         differences[name] = max(
             float(np.abs(np.subtract(loaded[key], value)).max())
             for key, value in expected.items()
         )
         if not differences[name] <= TOLERANCE:
             raise RuntimeError(
-                f"the linker in {RUNTIMES[name]} differs by {differences[name]:.1e} "
+                f"the linker in {name} differs by {differences[name]:.1e} "
                 f"from Python, at most {TOLERANCE:.0e} was expected"
             )
 
     def time(name: str, budget: float, runs: int) -> list[float]:
         if name == PYTHON:
             return runtimes[name].call("time", EXPORTED, budget, runs)
-        return runtimes[name].call("time", [EXPORTED], budget, runs, True)[EXPORTED]
+        process, linker = places[name]
+        return runtimes[process].call("time", [linker], budget, runs, True)[linker]
 
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
@@ -184,10 +193,11 @@ def measure_goals(
         for name in names if turn % 2 else names[::-1]:
             times[name] += time(name, seconds / least, 1)
     goals = {name: summary(times[name]) for name in names}
-    for name in RUNTIMES:
+    for name in places:
         goals[name]["difference"] = differences[name]
         goals[name]["ratio"] = goals[name]["median"] / goals[PYTHON]["median"]
-        goals[name]["kernels"] = runtimes[name].call("profile", EXPORTED)
+        if name in RUNTIMES:
+            goals[name]["kernels"] = runtimes[name].call("profile", EXPORTED)
         if name in GOALS:
             goals[name]["limit"] = GOALS[name]
             goals[name]["reached"] = goals[name]["ratio"] <= GOALS[name]
@@ -267,8 +277,9 @@ def main() -> None:
     parser.add_argument(
         "--threads",
         type=int,
-        default=0,
-        help="of WASM in the browser (default: its own choice, half of the cores)",
+        default=2 if os.cpu_count() in (2, 3) else 0,
+        help="of WASM in the browser; 0 for its own choice, half of the cores "
+        "(default: as on the linking page, both of two cores)",
     )
     options = parser.parse_args()
     seconds = options.seconds or (0.3 if options.quick else 15.0)

@@ -8,5 +8,6 @@ INPUTS = "inputs.json"
 # The directory of the linker as bert-export writes it, with the same graph for Python.
 EXPORTED = "exported"
 FROZEN = "frozen.pb"
+SAVED = "saved_model"
 # What is known of all models.
 MODELS_FILE = "models.json"
