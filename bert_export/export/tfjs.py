@@ -110,7 +110,13 @@ def write(
             quantization_dtype_map=None
             if precision == "float32"
             else {precision: large},
-            metadata={METADATA: metadata(model, precision)},
+            metadata={
+                METADATA: metadata(model, precision),
+                # With these names predict() returns an object in place of an array.
+                "structuredOutputKeys": list(
+                    json_format.MessageToDict(signature)["outputs"]
+                ),
+            },
         )
     return notes[precision]
 
@@ -330,8 +336,11 @@ def split_training_norms(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
         name, (x, scale, offset) = node.name, node.input[:3]
         channels_first = node.attr["data_format"].s == b"NCHW"
         for constant, value in (
-            ("axes", np.int32([0, 2, 3] if channels_first else [0, 1, 2])),
-            ("shape", np.int32([1, -1, 1, 1] if channels_first else [1, 1, 1, -1])),
+            ("axes", np.array([0, 2, 3] if channels_first else [0, 1, 2], np.int32)),
+            (
+                "shape",
+                np.array([1, -1, 1, 1] if channels_first else [1, 1, 1, -1], np.int32),
+            ),
             ("epsilon", np.float32(node.attr["epsilon"].f)),
         ):
             result.node.append(_constant(f"{name}/{constant}", value))

@@ -120,6 +120,9 @@ def test_signature_and_metadata(artifacts, precision):
     outputs = model["signature"]["outputs"]
     assert outputs["probabilities"]["tensorShape"]["dim"][1] == {"size": "2"}
     assert outputs["score"]["name"] == "score:0"
+    # In the order of the signature's outputs, which is that of predict()'s.
+    keys = model["userDefinedMetadata"]["structuredOutputKeys"]
+    assert keys == list(outputs)
     ours = model["userDefinedMetadata"]["bert_export"]
     assert ours["format_version"] == 1
     assert ours["precision"] == precision
