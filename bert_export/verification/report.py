@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,25 @@ def row(target: Target, artifact: Path, result: Mapping[str, Any]) -> dict[str, 
         format_name=target.format,
         precision=target.precision,
         path=str(artifact),
-        notes=manifest["notes"] + proof.skipped(result),
+        notes=[
+            *manifest["notes"],
+            *_runtime_notes(result["figures"]),
+            *proof.skipped(result),
+        ],
         versions=result["versions"],
         figures=result["figures"],
     )
+
+
+def _runtime_notes(figures: Mapping[str, Any]) -> Iterator[str]:
+    """How fast an artifact is in each runtime, where it has several."""
+    medians = [
+        f"{runtime} {_digits(own['latency']['mention']['median_ms'])} ms"
+        for runtime, own in figures.get("runtimes", {}).items()
+        if "latency" in own
+    ]
+    if medians:
+        yield f"one mention in each runtime: {', '.join(medians)}"
 
 
 def failed_row(target: Target, reason: str) -> dict[str, Any]:

@@ -69,7 +69,11 @@ def rows() -> list[dict[str, Any]]:
     published = report.row(
         Target("onnx", "int8_dynamic"),
         tiny_formats.artifact("frozen_graph"),
-        {"versions": {"onnxruntime": "1.2.3"}, "figures": figures(1, drop=0.4)},
+        {
+            "versions": {"onnxruntime": "1.2.3"},
+            "figures": figures(1, drop=0.4),
+            "checks": [],
+        },
     )
     better = {**copy.deepcopy(published), "name": "onnx", "precision": "float32"}
     better["figures"] = figures(2, drop=-0.2)
@@ -87,6 +91,34 @@ def rows() -> list[dict[str, Any]]:
         report.baseline_row("estimator.predict", slow, ["slow"]),
         report.baseline_row("padded SavedModel", figures(4), []),
     ]
+
+
+def test_a_row_says_how_fast_each_runtime_is_and_what_was_left_out():
+    result = {
+        "versions": {"tfjs": "4.22.0"},
+        "figures": {
+            **figures(1),
+            "runtimes": {"node-tfjs": figures(1), "node-cpu": figures(100)},
+        },
+        "checks": [
+            {"name": "node-tfjs: load", "result": "passed", "detail": ""},
+            {"name": "chromium-wasm", "result": "skipped", "detail": "no Chromium"},
+        ],
+    }
+    entry = report.row(
+        Target("tfjs", "uint8"), tiny_formats.artifact("frozen_graph"), result
+    )
+    assert entry["notes"][-2:] == [
+        "one mention in each runtime: node-tfjs 6.5 ms, node-cpu 650 ms",
+        "chromium-wasm: no Chromium",
+    ]
+    del result["figures"]["runtimes"]["node-cpu"]["latency"]
+    del result["figures"]["runtimes"]["node-tfjs"]["latency"]
+    row = report.row(
+        Target("tfjs", "uint8"), tiny_formats.artifact("frozen_graph"), result
+    )
+    assert row["notes"][-1] == "chromium-wasm: no Chromium"
+    assert not any("each runtime" in note for note in row["notes"])
 
 
 def context(**export: Any) -> report.Context:
