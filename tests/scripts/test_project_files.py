@@ -18,7 +18,11 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
-    *(path for path in sorted((ROOT / "scripts").iterdir()) if not path.suffix),
+    *(
+        path
+        for path in sorted((ROOT / "scripts").rglob("*"))
+        if path.is_file() and not path.suffix
+    ),
     ROOT / ".ci/run",
 ]
 
