@@ -14,8 +14,20 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_export import config_file
-from bert_export.config import PRECISIONS, SAVED_MODELS, Config, Target, resolve
+from bert_export.config import (
+    CONVERTED_BUILDERS,
+    PRECISIONS,
+    SAVED_MODELS,
+    TOKENIZER_FILES,
+    Config,
+    CorpusConfig,
+    FeaturesConfig,
+    Target,
+    check_converted,
+    resolve,
+)
 from bert_export.errors import UserError
+from bert_export.files import write_bytes
 from bert_export.workdir import CONFIG_FILE, record_config
 
 # TensorFlow takes seconds to import, so what needs it is imported inside commands,
@@ -49,7 +61,10 @@ _WORDNET_DIR = flags.DEFINE_string(
     "wordnet_dir", None, "Sets config.corpus.wordnet_dir."
 )
 _MAX_BAD_RECORDS = flags.DEFINE_integer(
-    "max_bad_records", None, "Sets config.corpus.max_bad_records.", lower_bound=0
+    "max_bad_records",
+    None,
+    "Sets config.corpus.max_bad_records, also for convert_corpus and train_vocab.",
+    lower_bound=0,
 )
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Sets config.export.dir.")
 _ARTIFACT = flags.DEFINE_string(
@@ -67,7 +82,40 @@ _INPUT = flags.DEFINE_string(
     "link: a file of such sentences or of mentions as JSON Lines; - is standard input.",
 )
 _ENTITIES = flags.DEFINE_string(
-    "entities", None, "link: entities to link to. Default: those of the corpus."
+    "entities",
+    None,
+    "link: entities to link to. Default: those of the corpus. convert_corpus: the "
+    "file, or directory, of entities.",
+)
+_MENTIONS = flags.DEFINE_string(
+    "mentions", None, "convert_corpus: the file of mentions; of train, if split."
+)
+_DEV_MENTIONS = flags.DEFINE_string(
+    "dev_mentions", None, "convert_corpus: the file of the dev split."
+)
+_TEST_MENTIONS = flags.DEFINE_string(
+    "test_mentions", None, "convert_corpus: the file of the test split."
+)
+_ZESHEL_CANDIDATES = flags.DEFINE_list(
+    "zeshel_candidates",
+    [],
+    "convert_corpus: files or directories of TF-IDF candidates.",
+)
+_PUBTATOR_PMIDS = flags.DEFINE_list(
+    "pubtator_pmids",
+    [],
+    "convert_corpus: the lists of train's, dev's and test's PMIDs.",
+)
+_TABLE_COLUMNS = flags.DEFINE_list(
+    "table_columns",
+    [],
+    "convert_corpus: OURS=THEIRS for each column whose name differs from ours.",
+)
+_CONTEXT_WORDS = flags.DEFINE_integer(
+    "context_words",
+    CorpusConfig.context_words,
+    "convert_corpus: words of a document kept on each side of a mention.",
+    lower_bound=1,
 )
 _SAMPLE = flags.DEFINE_integer(
     "sample",
@@ -84,7 +132,9 @@ _SHOW = flags.DEFINE_integer(
 _TOP = flags.DEFINE_integer(
     "top", 3, "link: candidates to show of each mention.", lower_bound=1
 )
-_JSON = flags.DEFINE_boolean("json", False, "link: print JSON Lines.")
+_JSON = flags.DEFINE_boolean(
+    "json", False, "link: print JSON Lines. candidates: print JSON."
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
@@ -100,7 +150,9 @@ _OUTPUT_GRAPH = flags.DEFINE_string(
     "output_graph", None, "freeze: the frozen graph's file."
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "freeze: replace an existing file."
+    "overwrite",
+    False,
+    "freeze, candidates, convert_corpus, train_vocab: replace existing files.",
 )
 _CHECK_INPUTS = flags.DEFINE_string(
     "check_inputs",
@@ -108,11 +160,19 @@ _CHECK_INPUTS = flags.DEFINE_string(
     "freeze: an .npz file with an array for each placeholder, to compare the frozen "
     "graph with the checkpoint on. Default: inputs are made up.",
 )
+_TFJS_INPUTS = (
+    "tfjs_layers_model",
+    "keras",
+    "tf_saved_model",
+    "tf_frozen_model",
+    "tf_hub",
+)
 _INPUT_FORMAT = flags.DEFINE_enum(
     "input_format",
     None,
-    ["tfjs_layers_model", "keras", "tf_saved_model", "tf_frozen_model", "tf_hub"],
-    "convert_tfjs: what INPUT is.",
+    [*_TFJS_INPUTS, *CONVERTED_BUILDERS],
+    "convert_tfjs: what INPUT is. convert_corpus: the format of --mentions and "
+    f"--entities: {', '.join(CONVERTED_BUILDERS)}.",
 )
 _OUTPUT_FORMAT = flags.DEFINE_enum(
     "output_format",
@@ -136,6 +196,53 @@ _SAVED_MODEL_TAGS = flags.DEFINE_string(
     "saved_model_tags",
     None,
     "convert_tfjs: of a SavedModel or hub module, joined by commas. Default: serve.",
+)
+_TYPE = flags.DEFINE_enum(
+    "type",
+    None,
+    list(TOKENIZER_FILES),
+    "train_vocab: what to learn. Default: config.features.tokenizer.",
+)
+_CORPUS = flags.DEFINE_list(
+    "corpus",
+    [],
+    "train_vocab: files to learn from, joined by commas: JSON Lines of entities or "
+    "mentions (.jsonl, .jsonl.gz), or plain text, a sentence a line. Default: the "
+    "entities and the train split of --config.",
+)
+_VOCAB_SIZE = flags.DEFINE_integer(
+    "vocab_size", None, "train_vocab: pieces, special tokens included.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "train_vocab: the file to write. Default: config.model.vocab. candidates: a "
+    ".jsonl, .jsonl.gz or .sqlite file for the alias table. Default: none.",
+)
+_MODEL_TYPE = flags.DEFINE_enum(
+    "model_type",
+    None,
+    ["unigram", "bpe"],
+    "train_vocab: of SentencePiece. Default: unigram.",
+)
+_CHARACTER_COVERAGE = flags.DEFINE_float(
+    "character_coverage",
+    0.9995,
+    "train_vocab: the part of all characters that get a piece; the others, the rarest "
+    "ones, are unknown.",
+    0.0,
+    1.0,
+)
+_LOWER_CASE = flags.DEFINE_boolean(
+    "lower_case",
+    None,
+    "train_vocab: learn from lower-cased text. Default: config.features.lower_case.",
+)
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    None,
+    ["train", "dev", "test"],
+    "candidates: whose mentions to look up. Default: config.eval.split.",
 )
 _PORT = flags.DEFINE_integer(
     "port", 8000, "demo: the port to serve at; 0 for any.", 0, 65535
@@ -223,6 +330,39 @@ def link() -> None:
         print(linking.table(linked, _TOP.value, _SHOW.value))
 
 
+def candidates() -> None:
+    """Measure how often the gold entity is a candidate; write the alias table."""
+    config, workdir = _config_and_workdir()
+    from bert_export.corpus import candidates_export
+    from bert_export.corpus.candidates import alias_table
+    from bert_export.corpus.candidates_recall import measure_recall
+    from bert_export.corpus.corpus import load_corpus
+    from bert_export.corpus.records import BadRecords
+
+    output = _OUTPUT.value
+    if output:
+        candidates_export.check_output(output, _OVERWRITE.value)
+    bad = BadRecords(config.corpus.max_bad_records)
+    corpus = load_corpus(config.corpus, workdir, bad)
+    split = _SPLIT.value or config.eval.split
+    recall = measure_recall(corpus, split, config.corpus.max_candidates)
+    if output:
+        candidates_export.write_aliases(
+            output,
+            alias_table(
+                config.corpus.candidate_generation,
+                corpus.aliases,
+                corpus.entities.values(),
+            ),
+            corpus.entities.values(),
+        )
+    print(
+        json.dumps(recall.to_dict(), indent=2, ensure_ascii=False)
+        if _JSON.value
+        else recall.table()
+    )
+
+
 def freeze() -> None:
     """Turn any TensorFlow 1 checkpoint into one file, proven equal."""
     checkpoint, output = _CHECKPOINT.value, _OUTPUT_GRAPH.value
@@ -240,10 +380,45 @@ def freeze() -> None:
     print(frozen.table())
 
 
+def convert_corpus(output_dir_path: str) -> None:
+    """Turn a corpus in another format into JSON Lines of ours."""
+    if _INPUT_FORMAT.value not in CONVERTED_BUILDERS:
+        raise UserError(
+            "convert_corpus: --input_format is needed, one of "
+            f"{', '.join(CONVERTED_BUILDERS)}"
+        )
+    config = CorpusConfig(
+        builder=_INPUT_FORMAT.value,
+        entities=_ENTITIES.value,
+        mentions=_MENTIONS.value,
+        dev_mentions=_DEV_MENTIONS.value,
+        test_mentions=_TEST_MENTIONS.value,
+        zeshel_candidates=tuple(_ZESHEL_CANDIDATES.value),
+        pubtator_pmids=tuple(_PUBTATOR_PMIDS.value),
+        table_columns=tuple(_TABLE_COLUMNS.value),
+        context_words=_CONTEXT_WORDS.value,
+    )
+    try:
+        check_converted(config)
+        from bert_export.corpus import convert
+        from bert_export.corpus.records import BadRecords
+
+        bad = BadRecords(_MAX_BAD_RECORDS.value or 0)
+        converted = convert.convert(
+            config, Path(output_dir_path), bad, _OVERWRITE.value
+        )
+    except UserError as error:
+        # The options are flags here, of the same names.
+        raise UserError(str(error).replace("config.corpus.", "--")) from error
+    print(converted.table())
+
+
 def convert_tfjs(input_path: str, output_path: str) -> None:
     """Turn any model, INPUT, into a TensorFlow.js one, OUTPUT."""
-    if not _INPUT_FORMAT.value:
-        raise UserError("convert_tfjs: --input_format is needed; see --help")
+    if _INPUT_FORMAT.value not in _TFJS_INPUTS:
+        raise UserError(
+            f"convert_tfjs: --input_format is needed, one of {', '.join(_TFJS_INPUTS)}"
+        )
     # TensorFlow reads this when it is imported. With oneDNN its optimizer, which the
     # converter calls, makes operations that nothing but TensorFlow knows.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
@@ -260,6 +435,90 @@ def convert_tfjs(input_path: str, output_path: str) -> None:
         output_node_names=_OUTPUT_NODE_NAMES.value,
     )
     print(converted.table())
+
+
+def train_vocab() -> None:
+    """Learn a WordPiece or SentencePiece vocabulary from a corpus."""
+    features, max_bad_records = FeaturesConfig(), _MAX_BAD_RECORDS.value or 0
+    config = None
+    output = _OUTPUT.value
+    if _CONFIG.value is not None:
+        config, workdir = _config_and_workdir()
+        features, max_bad_records = config.features, config.corpus.max_bad_records
+        output = output or config.model.vocab
+    if not _VOCAB_SIZE.value:
+        raise UserError("train_vocab: --vocab_size=N is needed, e.g. 8000")
+    if not (_CORPUS.value or config):
+        raise UserError(
+            "train_vocab: --corpus=FILE[,FILE] or --config=configs/NAME.py is needed"
+        )
+    if not output:
+        raise UserError("train_vocab: --output=FILE is needed")
+    if os.path.exists(output) and not _OVERWRITE.value:
+        raise UserError(
+            f"train_vocab: {output} exists; name another --output, or replace it with "
+            "--overwrite"
+        )
+    kind = _TYPE.value or (features.tokenizer if config else None)
+    if not kind:
+        raise UserError(
+            f"train_vocab: --type is needed, one of {', '.join(TOKENIZER_FILES)}"
+        )
+    if kind != "sentencepiece" and _MODEL_TYPE.value:
+        raise UserError(f"train_vocab: --model_type is of SentencePiece, not of {kind}")
+    from bert_export.corpus import texts
+    from bert_export.corpus.corpus import load_corpus
+    from bert_export.corpus.records import BadRecords
+
+    bad = BadRecords(max_bad_records)
+    if _CORPUS.value:
+        texts.require_files(_CORPUS.value)
+        read = texts.file_texts(_CORPUS.value, bad)
+    else:
+        assert config is not None
+        read = texts.corpus_texts(load_corpus(config.corpus, workdir, bad))
+    from bert_export.features import train_vocab as learners
+
+    lower_case = features.lower_case if _LOWER_CASE.value is None else _LOWER_CASE.value
+    special_tokens = learners.SpecialTokens(
+        features.pad_token, features.unk_token, features.cls_token, features.sep_token
+    )
+    if kind == "sentencepiece":
+        content = learners.train_sentencepiece(
+            read,
+            _VOCAB_SIZE.value,
+            model_type=_MODEL_TYPE.value or "unigram",
+            character_coverage=_CHARACTER_COVERAGE.value,
+            lower_case=lower_case,
+            special_tokens=special_tokens,
+        )
+    else:
+        content = learners.train_wordpiece(
+            read,
+            _VOCAB_SIZE.value,
+            character_coverage=_CHARACTER_COVERAGE.value,
+            lower_case=lower_case,
+            special_tokens=special_tokens,
+        )
+    write_bytes(Path(output), content)
+    print(f"{output}: a vocabulary of {learners.size(kind, content)} pieces")
+
+
+def transfer_vocab(pretrained: str, vocab_path: str, output_dir_path: str) -> None:
+    """Give pretrained weights another vocabulary."""
+    if not os.path.isfile(vocab_path):
+        raise UserError(f"transfer_vocab: there is no file {vocab_path}")
+    if os.path.exists(output_dir_path):
+        raise UserError(
+            f"transfer_vocab: {output_dir_path} exists; name another OUTPUT_DIR, or "
+            "remove it"
+        )
+    from bert_export.modeling import vocab_transfer
+
+    transferred = vocab_transfer.transfer_vocab(
+        pretrained, Path(vocab_path), Path(output_dir_path)
+    )
+    print(f"{output_dir_path}: {transferred}")
 
 
 def demo() -> None:
@@ -281,8 +540,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
         smoke_test,
         link,
         demo,
+        candidates,
         freeze,
+        convert_corpus,
         convert_tfjs,
+        train_vocab,
+        transfer_vocab,
     )
 }
 
@@ -302,7 +565,7 @@ def usage() -> str:
         "Commands:",
     ]
     for name, command in COMMANDS.items():
-        lines.append(f"  {name:<14}{command.__doc__}")
+        lines.append(f"  {name:<16}{command.__doc__}")
     lines += ["", "Flags:"]
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         lines.append(f"  --{flag.name}")

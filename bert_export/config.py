@@ -23,9 +23,46 @@ from ml_collections import config_dict
 
 from bert_export.errors import UserError
 
-BUILDERS = ("jsonl", "wordnet")
+BUILDERS = (
+    "jsonl",
+    "wordnet",
+    "kenet",
+    "ccks",
+    "zeshel",
+    "aida",
+    "pubtator",
+    "table",
+    "docbin",
+)
+# Those that convert a corpus in another format, and what each cannot do without.
+CONVERTED_BUILDERS = {
+    "ccks": ("entities", "mentions"),
+    "zeshel": ("mentions",),
+    "aida": ("mentions",),
+    "pubtator": ("mentions",),
+    "table": ("entities", "mentions"),
+    "docbin": ("entities", "mentions"),
+}
+# Our names of a table's columns: of entities, then of mentions.
+TABLE_COLUMNS = (
+    "id",
+    "name",
+    "aliases",
+    "description",
+    "text",
+    "start",
+    "end",
+    "marked_text",
+    "gold",
+    "candidates",
+    "split",
+)
+# How candidates are found for a mention that has none of its own.
+CANDIDATE_GENERATORS = ("exact", "folded", "ngram")
 LOSSES = ("listwise", "pointwise")
 CANDIDATE_FIELDS = ("name", "aliases", "description")
+# The tokenizers, and the file that holds each one's vocabulary in an artifact.
+TOKENIZER_FILES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model"}
 # The precisions that each format can be exported in. 'int8_calibrated' also
 # quantizes activations, with ranges measured on training requests.
 PRECISIONS = {
@@ -36,6 +73,8 @@ PRECISIONS = {
     "openvino": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
     "tflite": ("float32", "float16", "int8_dynamic", "int8_calibrated"),
     "tfjs": ("float32", "float16", "uint8"),
+    "hub": ("float32",),
+    "huggingface": ("float32",),
 }
 
 # The formats that TensorFlow's model server loads.
@@ -48,9 +87,10 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 class CorpusConfig:
     """Where entities and mentions come from."""
 
-    # 'jsonl' reads the files named below; 'wordnet' builds them in the workdir.
+    # 'jsonl' reads the files named below; 'wordnet', and 'kenet', the Turkish one,
+    # are built in the workdir.
     builder: str = "jsonl"
-    # JSON Lines of entities, gzip accepted.
+    # JSON Lines of entities, gzip accepted. For other formats see docs/corpora.md.
     entities: str | None = None
     # JSON Lines of mentions. Split by a hash of the text unless dev and test
     # mentions have files of their own.
@@ -65,6 +105,23 @@ class CorpusConfig:
     wordnet_definitions: bool = False
     # Train also on examples with a synonym in the mention's place.
     wordnet_synonyms: bool = False
+    # KeNet's turkish_wordnet.xml; unset: that of the package nlptoolkit-wordnet.
+    kenet: str | None = None
+    # Train also on definitions, whose words KeNet's pointers disambiguate.
+    kenet_definitions: bool = False
+    # zeshel: files of TF-IDF candidates, or directories of them.
+    zeshel_candidates: tuple[str, ...] = ()
+    # pubtator: lists of the PMIDs of train, dev and test; (): by files, or by hash.
+    pubtator_pmids: tuple[str, ...] = ()
+    # table: 'OURS=THEIRS' for each column whose name differs from ours.
+    table_columns: tuple[str, ...] = ()
+    # zeshel, aida, pubtator, docbin: words of a document kept on each side of a
+    # mention.
+    context_words: int = 128
+    # Where a mention has no candidates of its own: 'exact' finds names and aliases as
+    # they are written, 'folded' whatever their case and form, 'ngram' then also those
+    # spelt alike, for misspellings and inflected forms.
+    candidate_generation: str = "folded"
     # Candidates a mention keeps, from its own list or from the alias table.
     max_candidates: int = 16
     # Bad records tolerated (and left out) before the run stops.
@@ -77,7 +134,17 @@ class FeaturesConfig:
 
     # Word pieces of a pair, [CLS] and both [SEP] included.
     max_seq_length: int = 128
+    # What cuts texts into word pieces: 'wordpiece', or 'sentencepiece' with a .model
+    # file as vocabulary.
+    tokenizer: str = "wordpiece"
+    # Lower-case texts, as an uncased vocabulary expects; 'wordpiece' strips accents,
+    # too.
     lower_case: bool = True
+    # The special tokens' names in the vocabulary.
+    cls_token: str = "[CLS]"
+    sep_token: str = "[SEP]"
+    pad_token: str = "[PAD]"
+    unk_token: str = "[UNK]"
     # The parts of an entity that make segment B, in this order.
     candidate_fields: tuple[str, ...] = CANDIDATE_FIELDS
     # A word piece put on both sides of the mention; '' for none.
@@ -97,9 +164,10 @@ class FeaturesConfig:
 class ModelConfig:
     """The encoder and where its weights come from."""
 
-    # A Hugging Face directory, a Google BERT checkpoint (its prefix or directory),
-    # or 'package:NAME/SUBDIR', a directory inside an installed Python package.
-    # Unset: random weights.
+    # A Hugging Face directory of BERT, ALBERT, ELECTRA or DistilBERT; one of Google's
+    # checkpoints of the first three (its prefix or directory); 'package:NAME/SUBDIR',
+    # a directory inside an installed Python package; or a TensorFlow Hub module: its
+    # directory, its .tar.gz, or 'hub:HANDLE'. Unset: random weights.
     pretrained: str | None = None
     # BERT config JSON and vocabulary; unset: found beside the pretrained weights.
     bert_config: str | None = None
@@ -371,6 +439,59 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     return value
 
 
+def check_converted(corpus: CorpusConfig) -> None:
+    """Checks the options of the builders that convert another format.
+
+    Raises:
+      UserError: one is missing, impossible, or of another builder; one line that names
+        the key.
+    """
+
+    def require(holds: bool, key: str, expected: str) -> None:
+        if not holds:
+            found = getattr(corpus, key)
+            raise UserError(
+                f"config.corpus.{key}: expected {expected}, found {found!r}"
+            )
+
+    for key in CONVERTED_BUILDERS.get(corpus.builder, ()):
+        require(bool(getattr(corpus, key)), key, f"a path, for {corpus.builder}")
+    for builder, key in (
+        ("zeshel", "zeshel_candidates"),
+        ("pubtator", "pubtator_pmids"),
+        ("table", "table_columns"),
+    ):
+        require(
+            corpus.builder == builder or not getattr(corpus, key),
+            key,
+            f"nothing, as it is only for the builder {builder}",
+        )
+    if corpus.builder == "aida":
+        for key in ("dev_mentions", "test_mentions"):
+            require(
+                not getattr(corpus, key), key, "nothing, as mentions has all splits"
+            )
+    require(
+        len(corpus.pubtator_pmids) in (0, 3), "pubtator_pmids", "three files or none"
+    )
+    require(
+        not (corpus.pubtator_pmids and corpus.dev_mentions),
+        "pubtator_pmids",
+        "nothing, as dev_mentions and test_mentions are set",
+    )
+    ours = [entry.partition("=")[0].strip() for entry in corpus.table_columns]
+    for entry, name in zip(corpus.table_columns, ours):
+        if name not in TABLE_COLUMNS or not entry.partition("=")[2].strip():
+            near = difflib.get_close_matches(name, TABLE_COLUMNS, n=1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+            raise UserError(
+                "config.corpus.table_columns: expected OURS=THEIRS with OURS one of"
+                f" {', '.join(TABLE_COLUMNS)}; found {entry!r}{hint}"
+            )
+    require(len(set(ours)) == len(ours), "table_columns", "each of our names once")
+    require(corpus.context_words >= 1, "context_words", "1 or more")
+
+
 def _check_values(config: Config) -> None:
     """Refuses what no stage could work with."""
 
@@ -391,6 +512,12 @@ def _check_values(config: Config) -> None:
     if corpus.builder == "jsonl":
         for key in ("entities", "mentions"):
             require(bool(getattr(corpus, key)), f"corpus.{key}", "a file's path")
+    check_converted(corpus)
+    require(
+        corpus.candidate_generation in CANDIDATE_GENERATORS,
+        "corpus.candidate_generation",
+        f"one of {CANDIDATE_GENERATORS}",
+    )
     require(corpus.max_candidates >= 1, "corpus.max_candidates", "1 or more")
     require(corpus.max_bad_records >= 0, "corpus.max_bad_records", "0 or more")
     for key in ("dev_fraction", "test_fraction"):
@@ -402,6 +529,20 @@ def _check_values(config: Config) -> None:
     )
     # [CLS] and two [SEP], and a piece or more of text and of candidate.
     require(features.max_seq_length >= 8, "features.max_seq_length", "8 or more")
+    require(
+        features.tokenizer in TOKENIZER_FILES,
+        "features.tokenizer",
+        f"one of {tuple(TOKENIZER_FILES)}",
+    )
+    tokens: set[str] = set()
+    for key in ("cls_token", "sep_token", "pad_token", "unk_token"):
+        token = getattr(features, key)
+        expected = "a piece of the vocabulary that no other special token is"
+        require(bool(token) and token not in tokens, f"features.{key}", expected)
+        if features.tokenizer == "wordpiece":
+            expected = "a name with punctuation, so that no word of a text is it"
+            require(not token.isalnum(), f"features.{key}", expected)
+        tokens.add(token)
     require(
         len(features.span_fields) in (0, 2), "features.span_fields", "two names or none"
     )

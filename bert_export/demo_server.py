@@ -106,6 +106,12 @@ def check(artifact: Path) -> None:
             f"demo: {model_path} describes no TensorFlow.js model "
             f"({type(error).__name__}: {error})"
         ) from error
+    tokenizer = _recorded_tokenizer(model)
+    if tokenizer != "wordpiece":
+        raise UserError(
+            f"demo: {artifact} has no linking page, as the page cannot tokenize with "
+            f"{tokenizer}; serve an artifact that was made with wordpiece"
+        )
     for path in (*paths, "assets.extra/vocab.txt"):
         if not (artifact / path).is_file():
             named = " names" if path in paths else " needs"
@@ -131,6 +137,15 @@ def check(artifact: Path) -> None:
             f"demo: {artifact} has no page/index.html; export it again with this "
             "bert_export"
         )
+
+
+def _recorded_tokenizer(model: dict[str, Any]) -> str:
+    """The one that model.json's metadata names; of old, there was but one."""
+    try:
+        features = model["userDefinedMetadata"]["bert_export"]["features"]
+        return features["tokenizer"]
+    except (KeyError, TypeError):
+        return "wordpiece"
 
 
 def _stored_bytes(weight: dict[str, Any]) -> int:

@@ -19,13 +19,14 @@ from tabulate import tabulate
 from bert_export.config import SAVED_MODELS, Config, resolve
 from bert_export.corpus import jsonl
 from bert_export.corpus.aliases import AliasTable
+from bert_export.corpus.candidates import candidate_generator
 from bert_export.corpus.corpus import entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Entity, Mention
 from bert_export.errors import StageError, UserError
 from bert_export.export import saved_model
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
-from bert_export.features.tokenizer import load_vocab
+from bert_export.features.tokenizer import load_tokenizer
 from bert_export.release import manifest
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
@@ -92,11 +93,19 @@ class LinkedMention:
         }
 
 
+class UnreadableMention(UserError):
+    """A mention that cannot be encoded, though the others of its request could."""
+
+
 class ArtifactLinker:
     """A SavedModel, the tokenizer it was trained with, and entities to link to."""
 
     def __init__(
-        self, artifact: Path, entities: str | None = None, workdir: str | None = None
+        self,
+        artifact: Path,
+        entities: str | None = None,
+        workdir: str | None = None,
+        candidate_generation: str | None = None,
     ) -> None:
         """Loads everything.
 
@@ -105,6 +114,8 @@ class ArtifactLinker:
           entities: a JSON Lines file of entities; None for those of the corpus that
             the artifact was trained on.
           workdir: where that corpus was built, if it had to be built.
+          candidate_generation: one of config.CANDIDATE_GENERATORS; None for that of
+            the artifact's config.
 
         Raises:
           UserError: the artifact or the entities cannot be read.
@@ -129,16 +140,21 @@ class ArtifactLinker:
         elif workdir is None:
             raise UserError(
                 "link: name the entities with --entities=FILE, or the --workdir in "
-                "which the WordNet corpus was built"
+                "which the corpus was built"
             )
         else:
             corpus = load_corpus(config.corpus, Path(workdir), bad)
             self.entities = corpus.entities
-        self._aliases = AliasTable(self.entities.values(), config.corpus.max_candidates)
+        self._generator = candidate_generator(
+            candidate_generation or config.corpus.candidate_generation,
+            AliasTable(self.entities.values(), config.corpus.max_candidates),
+            self.entities.values(),
+        )
         self._fields = config.features.candidate_fields
         self._spec = FeatureSpec.from_config(config.features)
-        vocab = load_vocab(artifact / saved_model.ASSETS_EXTRA / saved_model.VOCAB_FILE)
-        self._encoder = PairEncoder(vocab, config.features)
+        vocab = artifact / saved_model.vocab_path(config.features.tokenizer)
+        tokenizer = load_tokenizer(vocab, config.features)
+        self._encoder = PairEncoder(tokenizer, config.features)
         nil = described["metrics"].get("nil")
         self._nil_threshold = nil["threshold"] if nil else 0.0
         try:
@@ -149,14 +165,19 @@ class ArtifactLinker:
             ) from error
         self._signature = self._model.signatures[saved_model.TENSORS_SIGNATURE]
 
+    @property
+    def max_seq_length(self) -> int:
+        """Word pieces of a pair, special ones included, at most."""
+        return self._spec.max_seq_length
+
     def link(self, mentions: Iterable[Mention]) -> Iterator[LinkedMention]:
-        """Ranks each mention's candidates, or those of the alias table.
+        """Ranks each mention's candidates, or those that are generated for it.
 
         A mention is NIL if it has no candidate, or none with a link probability of
         the threshold that was chosen on dev mentions.
 
         Raises:
-          UserError: a mention has no word piece, or too many for the model.
+          UnreadableMention: a mention has no word piece, or too many for the model.
         """
         iterator = iter(mentions)
         while batch := list(itertools.islice(iterator, _BATCH)):
@@ -166,7 +187,7 @@ class ArtifactLinker:
         candidates = [
             mention.candidates
             if mention.candidates is not None
-            else self._aliases.lookup(mention.surface)
+            else self._generator.lookup(mention.surface)
             for mention in mentions
         ]
         scores, probabilities = self._score(mentions, candidates)
@@ -195,7 +216,7 @@ class ArtifactLinker:
         )
         for (mention, _), ok in zip(pairs, encoded.ok.numpy(), strict=True):
             if not ok:
-                raise UserError(
+                raise UnreadableMention(
                     f"link: the mention {mention.surface!r} in {mention.text!r} has no "
                     f"word piece, or more than fit max_seq_length "
                     f"{self._spec.max_seq_length}"

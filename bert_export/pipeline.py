@@ -14,7 +14,13 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from bert_export import javascript
-from bert_export.config import SAVED_MODELS, Config, Target, export_targets
+from bert_export.config import (
+    SAVED_MODELS,
+    Config,
+    FeaturesConfig,
+    Target,
+    export_targets,
+)
 from bert_export.corpus.corpus import Corpus, entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import StageError, UserError
@@ -23,7 +29,7 @@ from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
-from bert_export.features.tokenizer import load_vocab
+from bert_export.features.tokenizer import Tokenizer, load_tokenizer
 from bert_export.files import sha256_file, write_json
 from bert_export.linking import sample
 from bert_export.modeling import weights
@@ -46,6 +52,8 @@ SPLITS = ("train", "dev", "test")
 _CALIBRATION_BATCH = 16
 # Raised whenever the same corpus would give other records than before.
 _RECORDS_FORMAT = 1
+# Options that came after records of that format had been made.
+_LATER_FEATURES = ("tokenizer", "cls_token", "sep_token", "pad_token", "unk_token")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +104,12 @@ def run(config: Config, workdir: Path) -> dict[str, Path]:
 def prepare(config: Config, workdir: Path) -> Data:
     """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input."""
     with stage("prepare", workdir):
-        vocab = load_vocab(weights.vocab_path(config.model))
-        bert = _model_params(config).bert
-        if len(vocab) > bert.vocab_size:
-            raise UserError(
-                f"{weights.vocab_path(config.model)}: {len(vocab)} word pieces, but "
-                f"the BERT config's vocab_size is {bert.vocab_size}"
-            )
-        encoder = PairEncoder(vocab, config.features)
+        tokenizer = _load_tokenizer(config)
+        _check_weights(config, workdir)
+        encoder = PairEncoder(tokenizer, config.features)
         bad = BadRecords(config.corpus.max_bad_records)
         corpus = load_corpus(config.corpus, workdir, bad)
-        fingerprint = _data_fingerprint(config, corpus, vocab)
+        fingerprint = _data_fingerprint(config, corpus, tokenizer)
         texts = {
             entity.id: entity_text(entity, config.features.candidate_fields)
             for entity in corpus.entities.values()
@@ -321,7 +324,7 @@ def _export_target(
             )
         else:
             notes = formats.write(target, source.model, staged, source.calibration)
-        saved_model.write_vocab(staged, source.model.vocab)
+        saved_model.write_vocab(staged, source.model.tokenizer)
         requests.write_golden(staged, source.golden)
         if target.format in SAVED_MODELS and config.export.warmup_requests:
             requests.write_warmup(
@@ -356,6 +359,8 @@ def _export_target(
                 metrics=source.metrics,
                 data_fingerprint=source.data_fingerprint,
                 target=target,
+                hidden_size=source.model.bert.hidden_size,
+                encoder=dataclasses.asdict(source.model.bert),
                 notes=notes,
             ),
         )
@@ -416,7 +421,7 @@ def _export_source(
 ) -> ExportSource:
     """Asks the trained model for all that its artifacts will be held against."""
     params = _model_params(config)
-    vocab = load_vocab(weights.vocab_path(config.model))
+    tokenizer = _load_tokenizer(config)
     estimator = training.create_estimator(config, params, workdir / "model")
     split = data.split(config.eval.split)
     examples = records.spread_examples(split, config.export.golden_requests)
@@ -431,7 +436,7 @@ def _export_source(
             estimator,
             checkpoint,
             _text_requests(config, corpus),
-            PairEncoder(vocab, config.features),
+            PairEncoder(tokenizer, config.features),
             params.spec,
         )
     calibration = []
@@ -446,7 +451,7 @@ def _export_source(
     return ExportSource(
         config=config,
         estimator=estimator,
-        model=TrainedLinker(checkpoint, params.bert, config.features, vocab),
+        model=TrainedLinker(checkpoint, params.bert, config.features, tokenizer),
         metrics=metrics,
         data_fingerprint=data.fingerprint,
         examples=examples,
@@ -475,6 +480,39 @@ def _text_requests(config: Config, corpus: Corpus) -> list[tuple[Mention, str]]:
         for mention in sample(ambiguous, config.export.golden_requests)
         if mention.candidates
     ]
+
+
+def _load_tokenizer(config: Config) -> Tokenizer:
+    """The config's tokenizer.
+
+    Raises:
+      UserError: its vocabulary is missing, damaged or larger than the model's.
+    """
+    path = weights.vocab_path(config.model, config.features.tokenizer)
+    tokenizer = load_tokenizer(path, config.features)
+    bert = _model_params(config).bert
+    if tokenizer.size > bert.vocab_size:
+        raise UserError(
+            f"{path}: {tokenizer.size} word pieces, but the BERT config's vocab_size "
+            f"is {bert.vocab_size}"
+        )
+    return tokenizer
+
+
+def _check_weights(config: Config, workdir: Path) -> None:
+    """Refuses what training could not start from, before any of its work.
+
+    Raises:
+      UserError: the initial weights are missing, damaged or not the BERT config's, or
+        the config contradicts a TensorFlow Hub module.
+    """
+    bert = _model_params(config).bert
+    weights.check_module(config.model, bert, config.features.lower_case)
+    source = config.model.init_checkpoint or config.model.pretrained
+    resumes = training.newest_checkpoint(workdir / "model") is not None
+    if source and config.train.do_train and not resumes:
+        path = weights.bert_config_path(config.model)
+        weights.check_pretrained(source, bert, path)
 
 
 def _model_params(config: Config) -> ModelParams:
@@ -519,15 +557,23 @@ def _recorded_metrics(
     return metrics if recorded == _measured(config, data, checkpoint) else None
 
 
-def _data_fingerprint(config: Config, corpus: Corpus, vocab: list[str]) -> str:
+def _data_fingerprint(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> str:
     """Hex SHA-256 of all that decides what the records hold."""
+    features = dataclasses.asdict(config.features)
+    for key in _LATER_FEATURES:
+        # Records that were made before there was a choice stay what they are.
+        if features[key] == getattr(FeaturesConfig, key):
+            del features[key]
     parts = {
         "format": _RECORDS_FORMAT,
         # Their bytes, and not where they are found.
         "files": {role: sha256_file(file) for role, file in corpus.files.items()},
         "fractions": [config.corpus.dev_fraction, config.corpus.test_fraction],
         "max_candidates": config.corpus.max_candidates,
-        "features": dataclasses.asdict(config.features),
-        "vocab": vocab,
+        "features": features,
+        "vocab": tokenizer.fingerprint,
     }
+    if config.corpus.candidate_generation != "folded":
+        # Records made before there was a choice stay valid.
+        parts["candidate_generation"] = config.corpus.candidate_generation
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

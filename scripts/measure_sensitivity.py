@@ -27,7 +27,7 @@ from bert_export.config import read_json, resolve
 from bert_export.export import linker_graph, onnx_compression
 from bert_export.export.onnx import convert
 from bert_export.features.records import RecordSet
-from bert_export.features.tokenizer import load_vocab
+from bert_export.features.tokenizer import load_tokenizer
 from bert_export.modeling import weights
 from bert_export.modeling.bert_config import BertConfig
 
@@ -75,7 +75,10 @@ def main(workdir: str, checkpoint: str, mentions: str = "500") -> None:
         checkpoint,
         BertConfig.from_json(weights.bert_config_path(config.model)),
         config.features,
-        load_vocab(weights.vocab_path(config.model)),
+        load_tokenizer(
+            weights.vocab_path(config.model, config.features.tokenizer),
+            config.features,
+        ),
     )
     directory = Path(workdir) / "records"
     calibration = requests(model, RecordSet.load(directory, "train"), 64)

@@ -26,8 +26,12 @@ COMMANDS = (
     "smoke_test",
     "link",
     "demo",
+    "candidates",
     "freeze",
+    "convert_corpus",
     "convert_tfjs",
+    "train_vocab",
+    "transfer_vocab",
 )
 
 
@@ -124,6 +128,8 @@ def test_console_script_is_the_same_program():
         (["run", "train"], "run: expected only flags after it, found train"),
         (["convert_tfjs", "model"], "convert_tfjs: expected INPUT OUTPUT after it"),
         (["convert_tfjs", "a", "b"], "convert_tfjs: --input_format is needed"),
+        (["convert_tfjs", "a", "b", "--input_format=ccks"], "convert_tfjs: --input_fo"),
+        (["convert_corpus"], "convert_corpus: expected OUTPUT_DIR after it, found"),
         ([SAMPLE], "found none"),
         (["run", "--foo=3"], "Unknown command line flag 'foo'"),
         (["run", SAMPLE], "--workdir=DIR is needed"),

@@ -58,6 +58,13 @@ def leaves(node, prefix=""):
             yield f"{prefix}{field.name}", value
 
 
+def test_a_config_of_before_there_was_a_choice_of_tokenizers():
+    values = json.loads(resolve(NEEDED).to_json())
+    for key in ("tokenizer", "cls_token", "sep_token", "pad_token", "unk_token"):
+        del values["features"][key]
+    assert resolve(values) == resolve(NEEDED)
+
+
 def test_what_is_needed_is_enough():
     config = resolve(NEEDED)
     assert config.corpus.entities == "entities.jsonl"
@@ -125,6 +132,10 @@ def test_a_wrong_type_is_named(changed, expected):
         {"features__candidate_fields": []},
         {"features__candidate_fields": ["id"]},
         {"features__num_shards": 0},
+        {"features__tokenizer": "bpe"},
+        {"features__cls_token": ""},
+        {"features__unk_token": "[PAD]"},
+        {"features__sep_token": "sep"},
         {"model__bert_config": None, "model__pretrained": None},
         {"train__loss": "hinge"},
         {"train__pointwise_weight": -0.1},

@@ -7,7 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bert_export import config_file, pipeline
 from bert_export.config import Config, resolve
@@ -86,6 +88,19 @@ def test_unchanged_input_is_not_prepared_again(tmp_path):
     assert sum(new_counts) == sum(counts) + 1
 
 
+def test_other_candidates_are_other_records(tmp_path):
+    folded = pipeline.prepare(sample_config(), tmp_path / "folded")
+    exact, ngram = (
+        pipeline.prepare(
+            sample_config(corpus={"candidate_generation": kind}), tmp_path / kind
+        )
+        for kind in ("exact", "ngram")
+    )
+    assert len({data.fingerprint for data in (folded, exact, ngram)}) == 3
+    pairs = [data.train.num_records for data in (exact, folded, ngram)]
+    assert pairs == sorted(set(pairs))
+
+
 def test_bad_records_stop_the_run_or_are_counted(tmp_path):
     files = own_corpus(tmp_path)
     lines = Path(files["mentions"]).read_text("utf-8").splitlines()
@@ -137,6 +152,28 @@ def test_what_does_not_fit_is_refused_before_the_work(tmp_path):
             pipeline.run(config, workdir)
     assert not (workdir / "records").exists()
     assert not (workdir / "model").exists()
+
+
+def test_weights_that_are_not_the_configs_are_refused_before_the_work(tmp_path):
+    directory = tmp_path / "hf"
+    directory.mkdir()
+    tensors = {
+        "embeddings.word_embeddings.weight": np.zeros([1300, 64], np.float32),
+        "encoder.layer.0.intermediate.dense.weight": np.zeros([128, 64], np.float32),
+    }
+    save_file(tensors, directory / "model.safetensors")
+    model = {"pretrained": str(directory)}
+    workdir = tmp_path / "work"
+    message = "vocab_size is 1355, but the weights have 1300"
+    for run in (pipeline.run, pipeline.prepare):
+        with pytest.raises(UserError, match=message):
+            run(sample_config(model=model), workdir)
+    (directory / "model.safetensors").write_bytes(b"1234")
+    with pytest.raises(UserError, match=r"model\.safetensors.*may be incomplete"):
+        pipeline.prepare(sample_config(model=model), workdir)
+    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+    # Whoever does not train needs none.
+    pipeline.prepare(sample_config(model=model, train={"do_train": False}), workdir)
 
 
 def test_no_checkpoint_to_export(tmp_path):

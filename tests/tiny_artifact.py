@@ -14,6 +14,7 @@ import tensorflow as tf
 from bert_export.config import Config, FeaturesConfig, TrainConfig
 from bert_export.export import requests, saved_model
 from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import WordPiece
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.release import manifest
 from bert_export.training import estimator as training
@@ -21,6 +22,7 @@ from bert_export.training.model_fn import ModelParams
 
 NAME = "tiny"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(60))]
+TOKENIZER = WordPiece(VOCAB)
 BERT = BertConfig(
     vocab_size=len(VOCAB),
     hidden_size=16,
@@ -69,6 +71,7 @@ def train(
     features: FeaturesConfig | None = None,
     seed: int = 17,
     use_tpu: bool = False,
+    bert: BertConfig = BERT,
 ) -> Trained:
     """Two optimizer steps of a tiny linker with random weights."""
     config = Config(
@@ -76,7 +79,7 @@ def train(
         train=TrainConfig(seed=seed, use_tpu=use_tpu),
     )
     spec = FeatureSpec.from_config(config.features)
-    params = ModelParams(spec, BERT, config.train, num_train_steps=2, pretrained=None)
+    params = ModelParams(spec, bert, config.train, num_train_steps=2, pretrained=None)
     estimator = training.create_estimator(config, params, directory / "model")
     examples = make_examples(spec, 32)
 
@@ -105,7 +108,7 @@ def export(trained: Trained, directory: Path) -> Path:
     saved_model.export_saved_model(
         trained.estimator, trained.spec, directory, trained.checkpoint
     )
-    saved_model.write_vocab(directory, VOCAB)
+    saved_model.write_vocab(directory, TOKENIZER)
     golden = requests.record_golden(
         trained.estimator, trained.checkpoint, trained.examples, trained.spec
     )

@@ -16,6 +16,7 @@ from bert_export.corpus.records import Mention
 from bert_export.export import linker_graph, requests, saved_model, serving_model
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features.pairs import PairEncoder
+from bert_export.features.tokenizer import Tokenizer, WordPiece
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.release import manifest
 from bert_export.training import estimator as training
@@ -46,6 +47,7 @@ BERT = BertConfig(
     initializer_range=0.5,
 )
 FEATURES = FeaturesConfig(max_seq_length=20)
+TOKENIZER = WordPiece(VOCAB)
 
 # (text with the mention in double brackets, candidate)
 MARKED = [
@@ -79,10 +81,15 @@ def pairs() -> list[tuple[Mention, str]]:
     return result
 
 
-def linker(directory: Path, features: FeaturesConfig = FEATURES) -> TrainedLinker:
+def linker(
+    directory: Path,
+    features: FeaturesConfig = FEATURES,
+    tokenizer: Tokenizer = TOKENIZER,
+) -> TrainedLinker:
     """A checkpoint of random weights, as training would start from."""
     prefix = directory / "model.ckpt"
-    model = TrainedLinker(str(prefix), BERT, features, VOCAB)
+    bert = dataclasses.replace(BERT, vocab_size=tokenizer.size)
+    model = TrainedLinker(str(prefix), bert, features, tokenizer)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(5)
         tf.compat.v1.train.get_or_create_global_step()
@@ -95,7 +102,7 @@ def linker(directory: Path, features: FeaturesConfig = FEATURES) -> TrainedLinke
 def estimator(model: TrainedLinker) -> Any:
     """An Estimator that predicts with the checkpoint's model."""
     config = Config(features=model.features, train=TrainConfig())
-    params = ModelParams(model.spec, BERT, config.train, 1, pretrained=None)
+    params = ModelParams(model.spec, model.bert, config.train, 1, pretrained=None)
     directory = Path(model.checkpoint).parent / "estimator"
     return training.create_estimator(config, params, directory)
 
@@ -104,13 +111,13 @@ def export(model: TrainedLinker, directory: Path, precision: str = "float32") ->
     """Everything that makes an artifact, but its smoke test."""
     directory.mkdir(parents=True)
     notes = serving_model.write(model, directory, precision, [])
-    saved_model.write_vocab(directory, model.vocab)
+    saved_model.write_vocab(directory, model.tokenizer)
     source = estimator(model)
     texts = requests.record_golden_texts(
         source,
         model.checkpoint,
         pairs(),
-        PairEncoder(model.vocab, model.features),
+        PairEncoder(model.tokenizer, model.features),
         model.spec,
     )
     requests.write_golden_texts(directory, texts)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Iterable, Iterator
 
 from bert_export.config import CorpusConfig
-from bert_export.corpus import jsonl
+from bert_export.corpus import convert, jsonl
 from bert_export.corpus.aliases import AliasTable
+from bert_export.corpus.candidates import CandidateGenerator, candidate_generator
+from bert_export.corpus.convert import READERS
+from bert_export.corpus.kenet import build_kenet
 from bert_export.corpus.records import BadRecords, Entity, Mention
+from bert_export.corpus.sources import mention_files, named_file
 from bert_export.corpus.splits import SPLITS, split_of
 from bert_export.corpus.wordnet import build_wordnet
-from bert_export.errors import UserError
 
 
 class Corpus:
@@ -25,7 +29,7 @@ class Corpus:
         Args:
           config: How to split and how many candidates to keep.
           files: 'entities', and 'train' with or without 'dev' and 'test'. Without
-            them, 'train' holds the mentions of all splits.
+            both, 'train' holds the mentions of all splits; without one, it is empty.
           bad: Is told of the bad records.
 
         Raises:
@@ -39,29 +43,47 @@ class Corpus:
         self._config = config
         self._bad = bad
 
+    @functools.cached_property
+    def generator(self) -> CandidateGenerator:
+        """What finds candidates for the mentions without any."""
+        kind = self._config.candidate_generation
+        return candidate_generator(kind, self.aliases, self.entities.values())
+
     def mentions(self, split: str) -> Iterator[Mention]:
         """Yields the mentions of 'train', 'dev' or 'test', candidates resolved.
 
-        A mention's candidates are its own, or those of the alias table, the first
-        max_candidates of them. In 'train' a gold entity that is not among them takes
-        the last place; in the other splits it stays missed, as it would in use.
+        A mention's candidates are its own, or those that the config's candidate
+        generation finds, the first max_candidates of them. In 'train' a gold entity
+        that is not among them takes the last place; in the other splits it stays
+        missed, as it would in use.
+
+        Raises:
+          UserError: The mentions cannot be read, or too many are bad.
+        """
+        for mention in self.mentions_as_given(split):
+            yield self._resolve(mention, keep_gold=split == "train")
+
+    def mentions_as_given(self, split: str) -> Iterator[Mention]:
+        """Yields the mentions of 'train', 'dev' or 'test' as they are in their file.
 
         Raises:
           UserError: The mentions cannot be read, or too many are bad.
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        own_file = "dev" in self.files
+        own_file = "dev" in self.files or "test" in self.files
+        if own_file and split not in self.files:
+            return
         path = self.files[split] if own_file else self.files["train"]
         fractions = self._config.dev_fraction, self._config.test_fraction
         for mention in jsonl.read_mentions(path, self._bad, self.entities):
             if own_file or split_of(mention.text, *fractions) == split:
-                yield self._resolve(mention, keep_gold=split == "train")
+                yield mention
 
     def _resolve(self, mention: Mention, keep_gold: bool) -> Mention:
         candidates = mention.candidates
         if candidates is None:
-            candidates = self.aliases.lookup(mention.surface)
+            candidates = self.generator.lookup(mention.surface)
         limit = self._config.max_candidates
         candidates = candidates[:limit]
         gold = mention.gold
@@ -71,11 +93,11 @@ class Corpus:
 
 
 def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) -> Corpus:
-    """Opens the corpus that a config names; builds the WordNet corpus first.
+    """Opens the corpus that a config names; first builds or converts it, if need be.
 
     Args:
       config: Relative paths in it are relative to the current directory.
-      workdir: The WordNet corpus is kept in its directory 'corpus'.
+      workdir: What is built is kept in its directory 'corpus'.
       bad: Is told of the bad records, now and as mentions are read.
 
     Raises:
@@ -92,32 +114,32 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
             config.wordnet_definitions,
             config.wordnet_synonyms,
         )
-        files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
-        files["entities"] = directory / "entities.jsonl.gz"
-        return Corpus(config, files, bad)
-    named = {
-        "entities": config.entities,
-        "mentions": config.mentions,
-        "dev_mentions": config.dev_mentions,
-        "test_mentions": config.test_mentions,
-    }
-    if (config.dev_mentions is None) != (config.test_mentions is None):
-        raise UserError(
-            "config.corpus: dev_mentions and test_mentions go together; name both, or"
-            " neither to split config.corpus.mentions by a hash of the text"
+        return _built(config, directory, bad)
+    if config.builder == "kenet":
+        # Not beside the WordNet corpus, whose files have the same names.
+        directory = workdir / "corpus" / "kenet"
+        build_kenet(
+            config.kenet,
+            directory,
+            config.dev_fraction,
+            config.test_fraction,
+            config.kenet_definitions,
         )
-    files = {}
-    for key, path in named.items():
-        if path is None:
-            if key in ("entities", "mentions"):
-                raise UserError(
-                    f"config.corpus.{key} is not set; name a JSON Lines file"
-                )
-            continue
-        if not pathlib.Path(path).is_file():
-            raise UserError(f"config.corpus.{key}: there is no file {path}")
-        split = {"mentions": "train"}.get(key, key.removesuffix("_mentions"))
-        files[split] = pathlib.Path(path)
+        return _built(config, directory, bad)
+    if config.builder in READERS:
+        # Nor these.
+        converted = convert.build(config, workdir / "corpus" / config.builder, bad)
+        return Corpus(config, converted.files, bad)
+    files = {"entities": named_file("entities", config.entities)}
+    for name, path in mention_files(config).items():
+        files[name or "train"] = path
+    return Corpus(config, files, bad)
+
+
+def _built(config: CorpusConfig, directory: pathlib.Path, bad: BadRecords) -> Corpus:
+    """The corpus that a builder has written into a directory."""
+    files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
+    files["entities"] = directory / "entities.jsonl.gz"
     return Corpus(config, files, bad)
 
 

@@ -24,8 +24,8 @@ _BOM = b"\xef\xbb\xbf"
 _MARK = re.compile(r"\\([\[\]\\])|(\[\[)|(\]\](?!\]))")
 
 
-class _BadRecordError(ValueError):
-    """The reason why a line is no record."""
+class BadRecordError(ValueError):
+    """The reason why a line is no record: 'kind' or 'kind: details'."""
 
 
 def read_entities(path: PathLike, bad: BadRecords) -> Iterator[Entity]:
@@ -41,9 +41,9 @@ def read_entities(path: PathLike, bad: BadRecords) -> Iterator[Entity]:
     seen: set[str] = set()
 
     def convert(record: dict[str, Any]) -> Entity:
-        entity = _entity(record)
+        entity = parse_entity(record)
         if entity.id in seen:
-            raise _BadRecordError(
+            raise BadRecordError(
                 f"duplicate entity id: {entity.id!r} was defined before"
             )
         seen.add(entity.id)
@@ -65,12 +65,12 @@ def read_mentions(
     Raises:
       UserError: The file cannot be read or has no mentions, or too many are bad.
     """
-    return _read(path, bad, lambda record: _mention(record, entities), "mentions")
+    return _read(path, bad, lambda record: parse_mention(record, entities), "mentions")
 
 
 def write_entities(path: PathLike, entities: Iterable[Entity]) -> None:
     """Writes entities as `read_entities` reads them; gzip if `path` ends in .gz."""
-    _write(
+    write_objects(
         path,
         (
             {
@@ -86,19 +86,31 @@ def write_entities(path: PathLike, entities: Iterable[Entity]) -> None:
 
 def write_mentions(path: PathLike, mentions: Iterable[Mention]) -> None:
     """Writes mentions as `read_mentions` reads them; gzip if `path` ends in .gz."""
+    with mention_writer(path) as write:
+        for mention in mentions:
+            write(mention)
 
-    def record(mention: Mention) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "text": mention.text,
-            "start": mention.start,
-            "end": mention.end,
-            "gold": mention.gold,
-        }
-        if mention.candidates is not None:
-            fields["candidates"] = mention.candidates
-        return fields
 
-    _write(path, map(record, mentions))
+@contextlib.contextmanager
+def mention_writer(path: PathLike) -> Iterator[Callable[[Mention], None]]:
+    """Opens a file for `write_mentions`' format; gives what writes one mention.
+
+    The file appears when the context ends without an exception.
+    """
+    with _writer(path) as write:
+
+        def write_mention(mention: Mention) -> None:
+            fields: dict[str, Any] = {
+                "text": mention.text,
+                "start": mention.start,
+                "end": mention.end,
+                "gold": mention.gold,
+            }
+            if mention.candidates is not None:
+                fields["candidates"] = mention.candidates
+            write(fields)
+
+        yield write_mention
 
 
 def parse_marked_text(marked: str) -> Mention:
@@ -153,78 +165,124 @@ def parse_marked_text(marked: str) -> Mention:
     return Mention(text, start, end, None)
 
 
-def _entity(record: dict[str, Any]) -> Entity:
-    entity_id = _string(record, "id")
+def parse_entity(record: dict[str, Any]) -> Entity:
+    """Checks an object of a file of entities.
+
+    Raises:
+      BadRecordError: A field is missing, mistyped or blank.
+    """
+    entity_id = string_field(record, "id")
     if not entity_id.strip():
-        raise _BadRecordError("empty id")
-    name = _string(record, "name")
+        raise BadRecordError("empty id")
+    name = string_field(record, "name")
     if not name.strip():
-        raise _BadRecordError("empty name")
-    aliases = _strings(record, "aliases", _get(record, "aliases"))
-    return Entity(entity_id, name, aliases, _string(record, "description"))
+        raise BadRecordError("empty name")
+    aliases = string_tuple("aliases", get_field(record, "aliases"))
+    return Entity(entity_id, name, aliases, string_field(record, "description"))
 
 
-def _mention(record: dict[str, Any], entities: Container[str]) -> Mention:
-    text = _string(record, "text")
+def parse_mention(record: dict[str, Any], entities: Container[str]) -> Mention:
+    """Checks an object of a file of mentions.
+
+    Args:
+      record: `text`, `start`, `end`, `gold`, optional `candidates`.
+      entities: The ids that `gold` and `candidates` may name.
+
+    Raises:
+      BadRecordError: A field is missing or mistyped, the offsets do not fit the text,
+        or an id is unknown.
+    """
+    text = string_field(record, "text")
     if not text.strip():
-        raise _BadRecordError("empty text")
-    start, end = _integer(record, "start"), _integer(record, "end")
+        raise BadRecordError("empty text")
+    start, end = integer_field(record, "start"), integer_field(record, "end")
     if start < 0 or end > len(text):
-        raise _BadRecordError(
+        raise BadRecordError(
             f"offsets outside the text: {start}..{end}, the text has {len(text)}"
             " characters"
         )
     if start >= end:
-        raise _BadRecordError(f"empty mention: start {start} is not before end {end}")
+        raise BadRecordError(f"empty mention: start {start} is not before end {end}")
     if not text[start:end].strip():
-        raise _BadRecordError(f"blank mention: only white space at {start}..{end}")
-    gold = _get(record, "gold")
+        raise BadRecordError(f"blank mention: only white space at {start}..{end}")
+    gold = get_field(record, "gold")
     if gold is not None:
         if not isinstance(gold, str):
-            raise _BadRecordError(_mistyped("gold", "a string or null", gold))
+            raise BadRecordError(mistyped("gold", "a string or null", gold))
         if gold not in entities:
-            raise _BadRecordError(f"unknown gold: no entity has the id {gold!r}")
+            raise BadRecordError(f"unknown gold: no entity has the id {gold!r}")
     candidates = record.get("candidates")
     if candidates is not None:
-        candidates = _strings(record, "candidates", candidates)
+        candidates = string_tuple("candidates", candidates)
         for candidate in candidates:
             if candidate not in entities:
-                raise _BadRecordError(
+                raise BadRecordError(
                     f"unknown candidate: no entity has the id {candidate!r}"
                 )
         if len(set(candidates)) < len(candidates):
-            raise _BadRecordError(f"duplicate candidate: {list(candidates)}")
+            raise BadRecordError(f"duplicate candidate: {list(candidates)}")
     return Mention(text, start, end, gold, candidates)
 
 
-def _get(record: dict[str, Any], field: str) -> Any:
+def get_field(record: dict[str, Any], field: str) -> Any:
+    """The value of a field.
+
+    Raises:
+      BadRecordError: The record lacks it.
+    """
     try:
         return record[field]
     except KeyError:
-        raise _BadRecordError(f"missing field {field!r}") from None
+        raise BadRecordError(f"missing field {field!r}") from None
 
 
-def _string(record: dict[str, Any], field: str) -> str:
-    value = _get(record, field)
+def string_field(record: dict[str, Any], field: str) -> str:
+    """The value of a field that holds a string.
+
+    Raises:
+      BadRecordError: The record lacks it, or it holds something else.
+    """
+    value = get_field(record, field)
     if not isinstance(value, str):
-        raise _BadRecordError(_mistyped(field, "a string", value))
+        raise BadRecordError(mistyped(field, "a string", value))
     return value
 
 
-def _integer(record: dict[str, Any], field: str) -> int:
-    value = _get(record, field)
+def id_field(record: dict[str, Any], field: str) -> str:
+    """The value of a field that holds an id: a string, or an integer as a string.
+
+    Raises:
+      BadRecordError: The record lacks it, or it holds something else.
+    """
+    value = get_field(record, field)
+    return str(value) if type(value) is int else string_field(record, field)
+
+
+def integer_field(record: dict[str, Any], field: str) -> int:
+    """The value of a field that holds an integer.
+
+    Raises:
+      BadRecordError: The record lacks it, or it holds something else.
+    """
+    value = get_field(record, field)
     if type(value) is not int:  # JSON's true would pass isinstance
-        raise _BadRecordError(_mistyped(field, "an integer", value))
+        raise BadRecordError(mistyped(field, "an integer", value))
     return value
 
 
-def _strings(record: dict[str, Any], field: str, value: Any) -> tuple[str, ...]:
+def string_tuple(field: str, value: Any) -> tuple[str, ...]:
+    """The value of a field that holds a list of strings.
+
+    Raises:
+      BadRecordError: It is something else.
+    """
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _BadRecordError(_mistyped(field, "a list of strings", value))
+        raise BadRecordError(mistyped(field, "a list of strings", value))
     return tuple(value)
 
 
-def _mistyped(field: str, expected: str, value: Any) -> str:
+def mistyped(field: str, expected: str, value: Any) -> str:
+    """The reason why a field's value is refused."""
     found = repr(value)
     if len(found) > 60:
         found = found[:60] + "…"
@@ -240,27 +298,38 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def decode(line: bytes) -> str:
+    """Decodes UTF-8.
+
+    Raises:
+      BadRecordError: It is another encoding.
+    """
     try:
-        record = json.loads(line.decode("utf-8"))
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _BadRecordError(
+        raise BadRecordError(
             f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}"
             " of the line"
         ) from None
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    text = decode(line)
+    try:
+        record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _BadRecordError(
+        raise BadRecordError(
             f"broken JSON: {error.msg} at column {error.colno}"
         ) from None
     except ValueError as error:  # an integer of thousands of digits
-        raise _BadRecordError(f"broken JSON: {error}") from None
+        raise BadRecordError(f"broken JSON: {error}") from None
     except RecursionError:
-        raise _BadRecordError("broken JSON: nested too deeply") from None
+        raise BadRecordError("broken JSON: nested too deeply") from None
     if not isinstance(record, dict):
-        raise _BadRecordError(f"not a JSON object: found {type(record).__name__}")
+        raise BadRecordError(f"not a JSON object: found {type(record).__name__}")
     # Half a surrogate pair gets past the UTF-8 decoder only as an escape.
     if b"\\u" in line and not _encodable(json.dumps(record, ensure_ascii=False)):
-        raise _BadRecordError(
+        raise BadRecordError(
             "lone surrogate: a \\ud800..\\udfff escape without its other half; offsets"
             " count code points, so a pair must not be cut"
         )
@@ -273,31 +342,65 @@ def _read(
     convert: Callable[[dict[str, Any]], T],
     what: str,
 ) -> Iterator[T]:
-    number = records = 0
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if number == 1 and line.startswith(_BOM):
-                    line = line[len(_BOM) :]
-                if not line.strip():
-                    continue
-                try:
-                    record = convert(_parse(line))
-                except _BadRecordError as error:
-                    bad.add(path, number, str(error))
-                    continue
-                records += 1
-                yield record
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{os.fspath(path)}:{number + 1}: the gzip file is cut short or damaged"
-            f" ({error})"
-        ) from None
+    records = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = convert(_parse(line))
+        except BadRecordError as error:
+            bad.add(path, number, str(error))
+            continue
+        records += 1
+        yield record
     if not records:
         raise UserError(
             f"{os.fspath(path)}: no {what} in it; expected JSON Lines, one object a"
             " line"
         )
+
+
+def read_objects(
+    path: PathLike, bad: BadRecords
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the objects of any JSON Lines file, each with its line number.
+
+    Args:
+      path: Gzip or not; blank lines are passed over.
+      bad: Is told of the lines that are no JSON objects.
+
+    Raises:
+      UserError: The file cannot be read, or too many lines are bad.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = _parse(line)
+        except BadRecordError as error:
+            bad.add(path, number, str(error))
+        else:
+            yield number, record
+
+
+def read_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines of a file, gzip or not, each with its number from 1.
+
+    A byte order mark is taken off the first.
+
+    Raises:
+      UserError: The file cannot be opened, or is a damaged gzip file.
+    """
+    number = 0
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line.removeprefix(_BOM) if number == 1 else line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{os.fspath(path)}:{number + 1}: the gzip file is cut short or damaged"
+            f" ({error})"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -312,8 +415,16 @@ def _open(path: PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def _write(path: PathLike, records: Iterable[dict[str, Any]]) -> None:
-    """Writes one object a line to a temporary sibling, then renames it."""
+def write_objects(path: PathLike, records: Iterable[dict[str, Any]]) -> None:
+    """Writes one object a line; gzip if `path` ends in .gz."""
+    with _writer(path) as write:
+        for record in records:
+            write(record)
+
+
+@contextlib.contextmanager
+def _writer(path: PathLike) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Writes one object a line to a temporary sibling, at the end renames it."""
     target = pathlib.Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -324,9 +435,12 @@ def _write(path: PathLike, records: Iterable[dict[str, Any]]) -> None:
                 file = stack.enter_context(
                     gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
                 )
-            for record in records:
+
+            def write(record: dict[str, Any]) -> None:
                 line = json.dumps(record, ensure_ascii=False) + "\n"
                 file.write(line.encode("utf-8"))
+
+            yield write
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -60,12 +60,18 @@ class BadRecords:
         self.max_bad_records = max_bad_records
         self.messages: list[str] = []
         self.by_reason: collections.Counter[tuple[str, str]] = collections.Counter()
-        self._seen: set[tuple[str, int, str]] = set()
+        # As keys, which keep the order in which they came.
+        self._seen: dict[tuple[str, int, str], None] = {}
 
     @property
     def count(self) -> int:
         """Bad records met so far."""
         return len(self._seen)
+
+    @property
+    def seen(self) -> list[tuple[str, int, str]]:
+        """File, line and reason of the bad records met so far, in their order."""
+        return list(self._seen)
 
     def add(self, path: str | os.PathLike[str], line: int, reason: str) -> None:
         """Notes a bad record, which the caller leaves out.
@@ -82,7 +88,7 @@ class BadRecords:
         name = os.fspath(path)
         if (name, line, reason) in self._seen:
             return
-        self._seen.add((name, line, reason))
+        self._seen[name, line, reason] = None
         self.by_reason[name, reason.split(":", 1)[0]] += 1
         message = f"{name}:{line}: {reason}"
         if len(self.messages) < MESSAGES_KEPT:

@@ -18,12 +18,17 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from bert_export.corpus import jsonl, wordnet_files
+from bert_export.corpus import wordnet_files
 from bert_export.corpus.morphy import Morphy, read_exceptions
 from bert_export.corpus.records import Entity, Mention
+from bert_export.corpus.senses import (
+    SenseCorpus,
+    keep_texts_apart,
+    leave_out_held_out,
+)
 from bert_export.corpus.splits import SPLITS, split_of
 from bert_export.errors import UserError
-from bert_export.files import sha256_file, write_json
+from bert_export.files import sha256_file
 
 # Part of speech by file name, and its letter in ids and pointers.
 POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
@@ -102,18 +107,11 @@ def build_wordnet(
             digest.update(f"{name} {sha256_file(directory / name)}\n".encode())
     fingerprint = digest.hexdigest()
 
-    sidecar = out_dir / "wordnet.json"
-    entities_path = out_dir / "entities.jsonl.gz"
-    mentions_paths = {split: out_dir / f"mentions.{split}.jsonl.gz" for split in SPLITS}
-    written = (sidecar, entities_path, *mentions_paths.values())
-    if all(path.exists() for path in written):
-        known = json.loads(sidecar.read_text(encoding="utf-8"))
-        if known.get("fingerprint") == fingerprint:
-            return known
+    corpus = SenseCorpus(out_dir, "wordnet.json")
+    if known := corpus.known(fingerprint):
+        return known
 
     logging.info("building the WordNet corpus from %s", directory)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    sidecar.unlink(missing_ok=True)
     words = {}
     synsets: dict[str, Synset] = {}
     for pos in POS:
@@ -135,27 +133,20 @@ def build_wordnet(
             mentions["train"].extend(
                 _synonym_mentions(synset, words[synset.id[0]], held_out)
             )
-    mentions["train"] = _leave_out_held_out(mentions["train"], splits)
-    dropped = _keep_texts_apart(mentions)
-
-    jsonl.write_entities(
-        entities_path,
+    mentions["train"] = leave_out_held_out(mentions["train"], splits)
+    dropped = keep_texts_apart(mentions, str.casefold)
+    return corpus.write(
+        {
+            "fingerprint": fingerprint,
+            "source": _version(directory),
+            "shared_text_dropped": dropped,
+        },
         (
             Entity(synset.id, synset.lemmas[0], synset.lemmas[1:], synset.definition)
             for synset in synsets.values()
         ),
+        mentions,
     )
-    for split in SPLITS:
-        jsonl.write_mentions(mentions_paths[split], mentions[split])
-    facts: dict[str, object] = {
-        "fingerprint": fingerprint,
-        "source": _version(directory),
-        "entities": len(synsets),
-        "mentions": {split: len(mentions[split]) for split in SPLITS},
-        "shared_text_dropped": dropped,
-    }
-    write_json(sidecar, facts)
-    return facts
 
 
 def _read_data(path: pathlib.Path, pos: str) -> dict[str, Synset]:
@@ -397,41 +388,6 @@ def find_lemma(
             return span
         inflected = inflected or span
     return inflected
-
-
-def _leave_out_held_out(
-    mentions: list[Mention], splits: dict[str, str]
-) -> list[Mention]:
-    """Takes the synsets of dev and test out of training mentions altogether.
-
-    As mere candidates they would always be wrong ones, and what the model learns by
-    heart about their definitions is that these are never meant. Mentions that keep
-    a single candidate teach nothing and go, too.
-    """
-    kept = []
-    for mention in mentions:
-        if mention.gold and splits[mention.gold] == "train":
-            candidates = tuple(
-                id for id in mention.candidates or () if splits[id] == "train"
-            )
-            if len(candidates) > 1:
-                kept.append(dataclasses.replace(mention, candidates=candidates))
-    return kept
-
-
-def _keep_texts_apart(mentions: dict[str, list[Mention]]) -> int:
-    """Takes out of train what is in dev or test, and out of dev what is in test.
-
-    A sentence may illustrate several synsets. Returns the number of mentions dropped.
-    """
-    dropped = 0
-    held_out: set[str] = set()
-    for split in ("test", "dev", "train"):
-        kept = [m for m in mentions[split] if m.text.casefold() not in held_out]
-        dropped += len(mentions[split]) - len(kept)
-        mentions[split] = kept
-        held_out.update(mention.text.casefold() for mention in kept)
-    return dropped
 
 
 def _version(directory: pathlib.Path) -> str:

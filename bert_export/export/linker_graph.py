@@ -10,6 +10,7 @@ from bert_export.config import FeaturesConfig
 from bert_export.export import session_graph
 from bert_export.export.saved_model import serving_input_names
 from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import Tokenizer
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
 from bert_export.training.model_fn import (
@@ -29,7 +30,7 @@ class TrainedLinker:
     checkpoint: str  # prefix
     bert: BertConfig
     features: FeaturesConfig
-    vocab: list[str]
+    tokenizer: Tokenizer
 
     @property
     def spec(self) -> FeatureSpec:

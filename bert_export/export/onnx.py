@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def _fuse_layer_norms(graph: Any) -> None:
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
+    uses: collections.Counter[str] = collections.Counter()
 
     def split(node: Any) -> tuple[str, str]:
         """The names of an operation's stored operand and of its computed one."""
@@ -167,11 +169,14 @@ def _fuse_layer_norms(graph: Any) -> None:
         gamma, inverse = split(producers[scale])
         root = producers[producers[inverse].input[0]]
         epsilon, _ = split(producers[root.input[0]])
+        # Nodes need names of their own, and layers of ALBERT share their norms.
+        name = gamma.rpartition("/")[0]
+        uses[name] += 1
         fused = helper.make_node(
             "LayerNormalization",
             [x, gamma, terms["Sub"].input[0]],
             list(node.output),
-            name=gamma.rpartition("/")[0],
+            name=name if uses[name] == 1 else f"{name}/{uses[name] - 1}",
             epsilon=float(numpy_helper.to_array(stored[epsilon])),
         )
         graph.node[place].CopyFrom(fused)

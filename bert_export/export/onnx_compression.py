@@ -299,13 +299,16 @@ def _integer_matmul(graph: Any, node: Any, kernel: Any) -> list[Any]:
     from onnx import TensorProto, helper, numpy_helper
 
     (x, name), (output,) = node.input, node.output
+    stored = {tensor.name for tensor in graph.initializer}
     columns, scales = _int8_rows(numpy_helper.to_array(kernel).T)
     for suffix, value in (
         ("int8", np.ascontiguousarray(columns.T)),
         ("scales", scales[:, 0]),
     ):
-        tensor = numpy_helper.from_array(value, f"{name}/{suffix}")
-        graph.initializer.append(tensor)
+        # ALBERT's layers share their kernels.
+        if f"{name}/{suffix}" not in stored:
+            tensor = numpy_helper.from_array(value, f"{name}/{suffix}")
+            graph.initializer.append(tensor)
     sums, cast, scaled = (f"{output}/{part}" for part in ("int32", "float", "scaled"))
     make = helper.make_node
     return [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from bert_export.config import TOKENIZER_FILES
 from bert_export.errors import StageError
 from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import Tokenizer
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 # Takes serialized tf.Examples.
@@ -23,7 +25,6 @@ TENSORS_SIGNATURE = "tensors"
 EXAMPLES_INPUT = "examples"
 # Files that travel with a SavedModel and that TensorFlow does not read.
 ASSETS_EXTRA = "assets.extra"
-VOCAB_FILE = "vocab.txt"
 
 
 def serving_input_names(spec: FeatureSpec) -> tuple[str, ...]:
@@ -147,14 +148,19 @@ def export_saved_model(
     return staging
 
 
-def write_vocab(artifact_dir: str | os.PathLike[str], vocab: Sequence[str]) -> Path:
-    """Writes the word pieces into an artifact, one a line; returns the file.
+def vocab_path(tokenizer: str) -> str:
+    """Where artifacts have the vocabulary of a tokenizer that a config names.
 
-    It goes to `assets.extra`, not to `assets`: no graph reads it there.
+    It is in `assets.extra`, not in `assets`: no graph reads it there.
     """
-    path = Path(artifact_dir) / ASSETS_EXTRA / VOCAB_FILE
+    return f"{ASSETS_EXTRA}/{TOKENIZER_FILES[tokenizer]}"
+
+
+def write_vocab(artifact_dir: str | os.PathLike[str], tokenizer: Tokenizer) -> Path:
+    """Writes a tokenizer's vocabulary into an artifact; returns the file."""
+    path = Path(artifact_dir) / ASSETS_EXTRA / tokenizer.file_name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes("".join(f"{piece}\n" for piece in vocab).encode())
+    path.write_bytes(tokenizer.content)
     return path
 
 

@@ -76,7 +76,7 @@ def write(
     precision: str,
     calibration: list[dict[str, np.ndarray]],
 ) -> list[str]:
-    """Writes `saved_model.pb`, `variables/` and `assets/vocab.txt`.
+    """Writes `saved_model.pb`, `variables/` and the vocabulary in `assets/`.
 
     The signatures are those of `contract`. The variables have the checkpoint's names
     and are not trainable.
@@ -106,8 +106,8 @@ def write(
     root = tf.Module()
     root.linker = serving.linker
     with tempfile.TemporaryDirectory() as temporary:
-        vocab = Path(temporary) / saved_model.VOCAB_FILE
-        vocab.write_bytes("".join(f"{piece}\n" for piece in model.vocab).encode())
+        vocab = Path(temporary) / model.tokenizer.file_name
+        vocab.write_bytes(model.tokenizer.content)
         root.vocab = tf.saved_model.Asset(str(vocab))
         tf.saved_model.save(root, str(staging), serving.signatures())
     if not serving.halves:
@@ -158,7 +158,7 @@ class ServingModel:
         self._features = model.features
         self._spec = model.spec
         self._input_names = model.input_names
-        self._encoder = PairEncoder(model.vocab, model.features)
+        self._encoder = PairEncoder(model.tokenizer, model.features)
         with tf.variable_creator_scope(self._creator(model.checkpoint, precision)):
             self.linker = Linker(model.bert, len(self._spec.span_fields))
 

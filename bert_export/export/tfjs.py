@@ -135,7 +135,7 @@ def metadata(model: TrainedLinker, precision: str) -> dict[str, Any]:
         "precision": precision,
         "signature": {key: contract[key] for key in ("inputs", "outputs")},
         "features": dataclasses.asdict(model.features),
-        "vocab": f"{saved_model.ASSETS_EXTRA}/{saved_model.VOCAB_FILE}",
+        "vocab": saved_model.vocab_path(model.features.tokenizer),
     }
 
 

@@ -67,6 +67,9 @@ def write(
     vocabulary from the artifact. The version is a hash of them all, so that no cache
     ever mixes two. `page/<version>/page.json` says what belongs together.
 
+    The page's tokenizer is WordPiece: an artifact with a SentencePiece model gets no
+    page.
+
     Args:
       staging: the artifact, with its model.json, weights and vocabulary.
       corpus: gives the alias table and the entities.
@@ -83,6 +86,12 @@ def write(
     Raises:
       StageError: the artifact has no model, or a package lacks a file.
     """
+    if features.tokenizer != "wordpiece":
+        return [
+            f"there is no linking page: in a browser it would need {features.tokenizer}"
+            ", and it has WordPiece alone; programs can tokenize with the artifact's "
+            f"{saved_model.vocab_path(features.tokenizer)}"
+        ]
     model = _model_files(staging)
     page = staging / DIRECTORY
     content = page / "version"
@@ -137,7 +146,7 @@ def write(
 
 def _model_files(staging: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of what the page reads of the artifact."""
-    vocab = f"{saved_model.ASSETS_EXTRA}/{saved_model.VOCAB_FILE}"
+    vocab = saved_model.vocab_path("wordpiece")
     files = list_directory(staging)
     for path in ("model.json", vocab):
         if path not in files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,7 +9,7 @@ import tensorflow as tf
 from bert_export.config import FeaturesConfig
 from bert_export.errors import UserError
 from bert_export.features.spec import FeatureSpec
-from bert_export.features.tokenizer import CLS, SEP, UNK, WordPiece
+from bert_export.features.tokenizer import Tokenizer
 
 NUM_SPECIALS = 3
 
@@ -52,7 +51,11 @@ class EncodedPairs(NamedTuple):
         }
 
     def dense_features(self, spec: FeatureSpec) -> dict[str, tf.Tensor]:
-        """By the spec's names: sequences [n, longest], 0-padded, and spans [n]."""
+        """By the spec's names: sequences [n, longest], 0-padded, and spans [n].
+
+        The padding's id is 0 whatever the vocabulary calls 0: where the input mask is
+        0, the encoder computes nothing.
+        """
         return {
             name: value.to_tensor() if isinstance(value, tf.RaggedTensor) else value
             for name, value in self.features(spec).items()
@@ -76,32 +79,29 @@ class PairEncoder:
     of TensorFlow 1.
     """
 
-    def __init__(self, vocab: Sequence[str], config: FeaturesConfig):
+    def __init__(self, tokenizer: Tokenizer, config: FeaturesConfig):
         """Makes an encoder.
 
         Args:
-          vocab: Word pieces, as `load_vocab` returns them.
+          tokenizer: As `load_tokenizer` makes it of the same config.
           config: The config's `features` section.
 
         Raises:
           UserError: A mention marker that the vocabulary lacks.
         """
-        ids = {piece: index for index, piece in enumerate(vocab)}
         marker = config.mention_marker
-        if marker and (marker not in ids or marker == UNK):
+        self._marker = tokenizer.id_of(marker) if marker else None
+        if marker and self._marker is None:
             raise UserError(
                 "features.mention_marker: expected a word piece of the vocabulary, "
                 f"found {marker!r}"
             )
         self.spec = FeatureSpec.from_config(config)
-        self.wordpiece = WordPiece(vocab, config.lower_case)
+        self.tokenizer = tokenizer
         self.max_seq_length = config.max_seq_length
         # Pieces of text and candidate together, and those the text surely gets.
         self.room = config.max_seq_length - NUM_SPECIALS
         self.text_room = (self.room + 1) // 2
-        self._cls = ids[CLS]
-        self._sep = ids[SEP]
-        self._marker = ids[marker] if marker else None
 
     def __call__(
         self, text: tf.Tensor, start: tf.Tensor, end: tf.Tensor, candidate: tf.Tensor
@@ -143,7 +143,7 @@ class PairEncoder:
         start_byte = _byte_offset(text, tf.where(inside, start, zero))
         end_byte = _byte_offset(text, tf.where(inside, end, zero))
 
-        ids, piece_starts, piece_ends = self.wordpiece.tokenize_with_offsets(text)
+        ids, piece_starts, piece_ends = self.tokenizer.tokenize_with_offsets(text)
         row = ids.value_rowids()
         before = piece_ends.values <= tf.gather(start_byte, row)
         not_after = piece_starts.values < tf.gather(end_byte, row)
@@ -166,7 +166,7 @@ class PairEncoder:
         Returns:
           [n, pieces] int64, rows cut to what a pair can hold of them at most.
         """
-        return self.wordpiece.tokenize(candidate)[:, : self.room]
+        return self.tokenizer.tokenize(candidate)[:, : self.room]
 
     def assemble(
         self,
@@ -199,7 +199,9 @@ class PairEncoder:
         window = tf.clip_by_value(window, zero, text_length - keep_text)
 
         # Each token of the result is looked up in one pool of all pieces.
-        pool = tf.concat([texts.ids.values, candidates.values, [self._sep]], axis=0)
+        pool = tf.concat(
+            [texts.ids.values, candidates.values, [self.tokenizer.sep_id]], axis=0
+        )
         num_pieces = tf.size(pool, out_type=tf.int64) - 1
         text_base = tf.gather(texts.ids.row_starts(), text_index) + window - 1
         candidate_base = (
@@ -219,7 +221,7 @@ class PairEncoder:
         is_sep = tf.equal(position, first_sep) | tf.equal(position, last_sep)
         # [CLS] of the first pair would look at -1.
         index = tf.where(is_sep, num_pieces, tf.maximum(index, 0))
-        cls = tf.constant(self._cls, tf.int64)
+        cls = tf.constant(self.tokenizer.cls_id, tf.int64)
         input_ids = tf.where(tf.equal(position, 0), cls, tf.gather(pool, index))
         segment_ids = tf.cast(position > first_sep, tf.int64)
         shift = 1 - window

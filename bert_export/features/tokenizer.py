@@ -1,4 +1,4 @@
-"""WordPiece tokenization in the graph, with the source bytes of every piece."""
+"""Vocabularies, and WordPiece in the graph, with the source bytes of every piece."""
 
 from __future__ import annotations
 
@@ -16,37 +16,73 @@ from tensorflow_text.core.pybinds import (
     pywrap_fast_wordpiece_tokenizer_model_builder as wordpiece_builder,
 )
 
+from bert_export.config import TOKENIZER_FILES, FeaturesConfig
 from bert_export.errors import UserError
+from bert_export.features.sentencepiece import SentencePiece, is_model
 
-PAD = "[PAD]"
-UNK = "[UNK]"
-CLS = "[CLS]"
-SEP = "[SEP]"
 SUFFIX_INDICATOR = "##"
 # A longer word becomes one [UNK]. In UTF-8 bytes, after normalization.
 MAX_BYTES_PER_WORD = 100
 
+_DEFAULT_FEATURES = FeaturesConfig()
 
-def load_vocab(path: str | Path) -> list[str]:
+
+def load_tokenizer(path: str | Path, config: FeaturesConfig) -> Tokenizer:
+    """Reads a vocabulary and makes the tokenizer that the config names.
+
+    Args:
+      path: A SentencePiece model, or what `load_vocab` reads.
+      config: The config's `features` section.
+
+    Raises:
+      UserError: A file that cannot be read, is the other tokenizer's, is damaged or
+        lacks a special token.
+    """
+    path = Path(path)
+    content = _read(path)
+    if config.tokenizer == "wordpiece":
+        if is_model(content):
+            raise UserError(
+                f"{path}: a SentencePiece model; expected a WordPiece vocabulary. Set "
+                "features.tokenizer to 'sentencepiece'"
+            )
+        vocab = load_vocab(path, config)
+        try:
+            return WordPiece(vocab, config)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    try:
+        return SentencePiece(content, config)
+    except UserError as error:
+        hint = ""
+        if _is_text(content):
+            hint = "; it is text: for a WordPiece vocabulary set features.tokenizer to "
+            hint += "'wordpiece'"
+        raise UserError(f"{path}: {error}{hint}") from error
+
+
+def load_vocab(
+    path: str | Path, config: FeaturesConfig = _DEFAULT_FEATURES
+) -> list[str]:
     """Reads a WordPiece vocabulary.
 
     Args:
       path: BERT's vocab.txt (a word piece a line, its id the line's number from 0)
         or a Hugging Face tokenizer.json with a WordPiece model.
+      config: Names the special tokens.
 
     Returns:
       The word pieces, in the order of their ids.
 
     Raises:
-      UserError: A file that cannot be read, a duplicate or empty piece, or no
-        [PAD] with id 0, [UNK], [CLS] or [SEP].
+      UserError: A file that cannot be read, a duplicate or empty piece, a special
+        token missing, or the padding's token without the id 0.
     """
     path = Path(path)
+    content = _read(path)
     try:
         # Not splitlines(): U+0085 or U+2028 may be a word piece.
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: vocabulary not readable: {error.strerror}") from error
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: vocabulary is not UTF-8: {error}") from error
     if path.suffix == ".json":
@@ -66,14 +102,30 @@ def load_vocab(path: str | Path) -> list[str]:
                 f"{index}; expected distinct pieces"
             )
         seen[piece] = index
-    missing = [piece for piece in (PAD, UNK, CLS, SEP) if piece not in seen]
+    pad = config.pad_token
+    specials = (pad, config.unk_token, config.cls_token, config.sep_token)
+    missing = [piece for piece in specials if piece not in seen]
     if missing:
         raise UserError(
             f"{path}: {', '.join(missing)} missing; expected a BERT vocabulary"
         )
-    if seen[PAD] != 0:
-        raise UserError(f"{path}: expected {PAD} to have id 0, found {seen[PAD]}")
+    if seen[pad] != 0:
+        raise UserError(f"{path}: expected {pad} to have id 0, found {seen[pad]}")
     return vocab
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: vocabulary not readable: {error.strerror}") from error
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return bool(content.decode("utf-8").strip()) and b"\0" not in content
+    except UnicodeDecodeError:
+        return False
 
 
 def _pieces_of_tokenizer_json(path: Path, text: str) -> list[str]:
@@ -119,23 +171,60 @@ class WordPiece:
     Works eagerly, in tf.function, in tf.data and in graphs of TensorFlow 1.
     """
 
-    def __init__(self, vocab: Sequence[str], lower_case: bool = True):
+    file_name = TOKENIZER_FILES["wordpiece"]
+
+    def __init__(
+        self, vocab: Sequence[str], config: FeaturesConfig = _DEFAULT_FEATURES
+    ):
         """Compiles the tokenizer for a vocabulary of `load_vocab`.
+
+        Args:
+          vocab: The word pieces, the special tokens among them.
+          config: The config's `features` section: `lower_case` and the special
+            tokens' names.
 
         Raises:
           UserError: A vocabulary without any word piece but special tokens.
         """
+        self.vocab = list(vocab)
+        self.size = len(self.vocab)
+        self._ids = {piece: index for index, piece in enumerate(self.vocab)}
+        self.unk_id = self._ids[config.unk_token]
+        self.cls_id = self._ids[config.cls_token]
+        self.sep_id = self._ids[config.sep_token]
+        self.pad_id = self._ids[config.pad_token]
         try:
             wordpiece_model = wordpiece_builder.build_fast_wordpiece_model(
-                list(vocab), MAX_BYTES_PER_WORD, SUFFIX_INDICATOR, UNK, False, False
+                self.vocab,
+                MAX_BYTES_PER_WORD,
+                SUFFIX_INDICATOR,
+                config.unk_token,
+                False,
+                False,
             )
         except RuntimeError as error:
-            raise UserError(f"vocabulary of {len(vocab)} pieces: {error}") from error
+            raise UserError(f"vocabulary of {self.size} pieces: {error}") from error
         # Kept as arrays: a tensor would belong to the graph it was made in.
         self._wordpiece_model = np.frombuffer(wordpiece_model, np.uint8)
         self._normalizer_model = np.frombuffer(
-            normalizer_builder.build_fast_bert_normalizer_model(lower_case), np.uint8
+            normalizer_builder.build_fast_bert_normalizer_model(config.lower_case),
+            np.uint8,
         )
+
+    @property
+    def content(self) -> bytes:
+        """What the tokenizer's file holds: a word piece a line."""
+        return "".join(f"{piece}\n" for piece in self.vocab).encode()
+
+    @property
+    def fingerprint(self) -> list[str]:
+        """Identifies the vocabulary: the word pieces themselves."""
+        return self.vocab
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a word piece; None if there is none, or it is the unknown one."""
+        index = self._ids.get(piece)
+        return None if index == self.unk_id else index
 
     def _ops(self) -> tuple[tf_text.FastBertNormalizer, tf_text.FastWordpieceTokenizer]:
         normalizer = tf_text.FastBertNormalizer(
@@ -196,3 +285,6 @@ class WordPiece:
             ids.with_values(source(starts.values)),
             ids.with_values(source_ends),
         )
+
+
+Tokenizer = WordPiece | SentencePiece

@@ -1,10 +1,16 @@
 """The BERT encoder (arXiv:1810.04805): padding-free, and plainly padded.
 
+Its variants ALBERT (arXiv:1909.11942), ELECTRA (arXiv:2003.10555) and DistilBERT
+(arXiv:1910.01108) differ in three places that BertConfig names: a dense layer after
+narrower embeddings, layers that share their variables, no segment embeddings.
+
 Variables have the names of Google's checkpoints (`bert/encoder/layer_0/...`). There is
 no pooler: heads read the last hidden states.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -16,6 +22,35 @@ from bert_export.modeling.packing import Packing, Padding
 MASKED = -1e9
 
 
+class LayerNames(NamedTuple):
+    """What the parts of a transformer layer are called, in its scope."""
+
+    attention: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+
+
+BERT_NAMES = LayerNames(
+    "attention/self",
+    "attention/output/dense",
+    "attention/output/LayerNorm",
+    "intermediate/dense",
+    "output/dense",
+    "output/LayerNorm",
+)
+ALBERT_NAMES = LayerNames(
+    "attention_1/self",
+    "attention_1/output/dense",
+    "LayerNorm",
+    "ffn_1/intermediate/dense",
+    "ffn_1/intermediate/output/dense",
+    "LayerNorm_1",
+)
+
+
 class Embeddings(tf.Module):
     """Word, position and segment embeddings, summed and normalised."""
 
@@ -23,25 +58,28 @@ class Embeddings(tf.Module):
         super().__init__()
         self.layer = name
         self.dropout = config.hidden_dropout_prob
+        width = config.embedding_width
         self.word = weights(
-            f"{name}/word_embeddings", [config.vocab_size, config.hidden_size], config
+            f"{name}/word_embeddings", [config.vocab_size, width], config
         )
         self.position = weights(
             f"{name}/position_embeddings",
-            [config.max_position_embeddings, config.hidden_size],
+            [config.max_position_embeddings, width],
             config,
         )
-        self.segment = weights(
-            f"{name}/token_type_embeddings",
-            [config.type_vocab_size, config.hidden_size],
-            config,
+        self.segment = (
+            weights(
+                f"{name}/token_type_embeddings", [config.type_vocab_size, width], config
+            )
+            if config.type_vocab_size
+            else None
         )
-        self.norm = LayerNorm(f"{name}/LayerNorm", config)
+        self.norm = LayerNorm(f"{name}/LayerNorm", width, config)
 
     def __call__(
         self, ids: tf.Tensor, positions: tf.Tensor, segments: tf.Tensor, training: bool
     ) -> tf.Tensor:
-        """Integer tensors `[tokens]` to `[tokens, hidden]`."""
+        """Integer tensors `[tokens]` to `[tokens, embedding_width]`."""
         with scope_of(self.layer):
             # TensorFlow's error for an index out of range quotes these names.
             summed = (
@@ -52,7 +90,11 @@ class Embeddings(tf.Module):
                     name="positions_below_max_position_embeddings",
                 )
                 + tf.gather(
-                    self.segment, segments, name="segment_ids_below_type_vocab_size"
+                    # Segments are an input of every model: converters and runtimes
+                    # drop or refuse one that nothing reads.
+                    tf.zeros([2, 1]) if self.segment is None else self.segment,
+                    segments,
+                    name="segment_ids_below_type_vocab_size",
                 )
             )
         return dropout(self.norm(summed), self.dropout, training)
@@ -135,19 +177,19 @@ class SelfAttention(tf.Module):
 class Layer(tf.Module):
     """One transformer layer: self-attention, then the feed-forward network."""
 
-    def __init__(self, name: str, config: BertConfig):
+    def __init__(self, name: str, names: LayerNames, config: BertConfig):
         super().__init__()
         self.layer = name
         self.dropout = config.hidden_dropout_prob
+        self.approximate_gelu = config.approximate_gelu
         hidden, inner = config.hidden_size, config.intermediate_size
-        self.attention = SelfAttention(f"{name}/attention/self", config)
-        self.attention_output = Dense(
-            f"{name}/attention/output/dense", hidden, hidden, config
-        )
-        self.attention_norm = LayerNorm(f"{name}/attention/output/LayerNorm", config)
-        self.intermediate = Dense(f"{name}/intermediate/dense", hidden, inner, config)
-        self.output = Dense(f"{name}/output/dense", inner, hidden, config)
-        self.output_norm = LayerNorm(f"{name}/output/LayerNorm", config)
+        names = LayerNames(*(f"{name}/{part}" for part in names))
+        self.attention = SelfAttention(names.attention, config)
+        self.attention_output = Dense(names.attention_output, hidden, hidden, config)
+        self.attention_norm = LayerNorm(names.attention_norm, hidden, config)
+        self.intermediate = Dense(names.intermediate, hidden, inner, config)
+        self.output = Dense(names.output, inner, hidden, config)
+        self.output_norm = LayerNorm(names.output_norm, hidden, config)
 
     def __call__(
         self, x: tf.Tensor, layout: Packing | Padding, training: bool
@@ -172,7 +214,7 @@ class Layer(tf.Module):
         attended = dropout(self.attention_output(context), self.dropout, training)
         x = self.attention_norm(attended + x)
         with scope_of(self.layer):
-            inner = tf.nn.gelu(self.intermediate(x))
+            inner = tf.nn.gelu(self.intermediate(x), self.approximate_gelu)
         return self.output_norm(dropout(self.output(inner), self.dropout, training) + x)
 
 
@@ -182,8 +224,13 @@ class BertEncoder(tf.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.embeddings = Embeddings("bert/embeddings", config)
-        self.layers = [
-            Layer(f"bert/encoder/layer_{n}", config)
+        width, size = config.embedding_size, config.hidden_size
+        self.projection = (
+            Dense(_projection(config), width, size, config) if width else None
+        )
+        # One after the other; ALBERT's come repeatedly.
+        self.layers = _shared_layers(config) or [
+            Layer(f"bert/encoder/layer_{n}", BERT_NAMES, config)
             for n in range(config.num_hidden_layers)
         ]
         self.hidden_size = config.hidden_size
@@ -227,6 +274,8 @@ class BertEncoder(tf.Module):
             tf.gather(tf.reshape(segment_ids, [-1]), places),
             training,
         )
+        if self.projection is not None:
+            x = self.projection(x)
         for layer in self.layers[:-1]:
             x = layer(x, layout, training)
         if padded:
@@ -237,6 +286,30 @@ class BertEncoder(tf.Module):
                 x, tf.gather(x, readers), tf.shape(reads)[1], layout, training
             )
         return tf.reshape(states, [batch, tf.shape(reads)[1], self.hidden_size])
+
+
+def _projection(config: BertConfig) -> str:
+    """The name of the dense layer that follows the embeddings."""
+    if config.model_type == "albert":
+        return "bert/encoder/embedding_hidden_mapping_in"
+    return "bert/embeddings_project"
+
+
+def _shared_layers(config: BertConfig) -> list[Layer]:
+    """ALBERT's layers in the order of their use; none for other variants."""
+    groups = config.num_hidden_groups
+    if groups is None:
+        return []
+    scope = "bert/encoder/transformer"
+    made = [
+        [
+            Layer(f"{scope}/group_{group}/inner_group_{inner}", ALBERT_NAMES, config)
+            for inner in range(config.inner_group_num)
+        ]
+        for group in range(groups)
+    ]
+    count = config.num_hidden_layers
+    return [layer for n in range(count) for layer in made[n * groups // count]]
 
 
 def _lay_out(

@@ -56,15 +56,15 @@ class Dense(tf.Module):
 class LayerNorm(tf.Module):
     """Layer normalisation over the last axis (arXiv:1607.06450)."""
 
-    def __init__(self, name: str, config: BertConfig):
+    def __init__(self, name: str, size: int, config: BertConfig):
         super().__init__()
         self.layer = name
         self.epsilon = config.layer_norm_eps
-        self.gamma = constant(f"{name}/gamma", 1.0, config.hidden_size)
-        self.beta = constant(f"{name}/beta", 0.0, config.hidden_size)
+        self.gamma = constant(f"{name}/gamma", 1.0, size)
+        self.beta = constant(f"{name}/beta", 0.0, size)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """`[..., hidden]` to the same shape."""
+        """`[..., size]` to the same shape."""
         with scope_of(self.layer):
             mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
             return tf.nn.batch_normalization(

@@ -13,7 +13,7 @@ EPSILON = 1e-6
 # Adam's moments of a variable follow its name and '/'.
 MOMENTS = ("adam_m", "adam_v")
 # Variables that weight decay leaves alone: biases and LayerNorm's scale and shift.
-NOT_DECAYED = re.compile(r"(^|/)(LayerNorm/(gamma|beta)|bias)$")
+NOT_DECAYED = re.compile(r"(^|/)(LayerNorm(_\d+)?/(gamma|beta)|bias)$")
 
 
 def learning_rate_at(

@@ -7,31 +7,31 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from bert_export.config import ModelConfig
 from bert_export.errors import UserError
-from bert_export.modeling import hugging_face
+from bert_export.modeling import checkpoint, conversion, hub, hugging_face
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
 
 PACKAGE = "package:"
-BERT_CONFIG_NAMES = ("bert_config.json", "config.json")
-VOCAB_NAMES = ("vocab.txt", "tokenizer.json")
+BERT_CONFIG_NAMES = ("bert_config.json", "config.json", "albert_config.json")
+# By tokenizer.
+VOCAB_NAMES = {
+    "wordpiece": ("vocab.txt", "tokenizer.json"),
+    "sentencepiece": ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+}
 # The only variables that a BERT checkpoint need not have.
 HEAD = "linker/"
-# A training checkpoint's variables that are no weights.
-NO_WEIGHTS = ("/adam_m", "/adam_v", "global_step")
-# What TensorFlow's checkpoint reader turns a damaged file's error into, by its kind.
-_READ_ERRORS = (ValueError, RuntimeError, LookupError, tf.errors.OpError)
+_EXPECTED = f"{', '.join(hugging_face.WEIGHTS_FILES)} or one TensorFlow checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedFiles:
     """What was found at `config.model.pretrained`."""
 
-    # A `model.safetensors`, or a TensorFlow checkpoint's prefix.
+    # One of hugging_face.WEIGHTS_FILES, or a TensorFlow checkpoint's prefix.
     weights: Path
     bert_config: Path | None
     vocab: Path | None
@@ -56,33 +56,33 @@ class InitReport:
         return text
 
 
-def pretrained_files(pretrained: str) -> PretrainedFiles:
+def pretrained_files(pretrained: str, tokenizer: str = "wordpiece") -> PretrainedFiles:
     """Finds weights, BERT config and vocabulary.
 
     Args:
       pretrained: a Hugging Face directory, the directory or prefix of a TensorFlow
-        checkpoint, or 'package:NAME/SUBDIR'.
+        checkpoint, 'package:NAME/SUBDIR', or a TensorFlow Hub module: its directory,
+        its archive, or 'hub:HANDLE'.
+      tokenizer: as in `config.features`; its kind of vocabulary is looked for.
 
     Raises:
       UserError: no weights are there.
     """
     path = _resolve(pretrained)
-    if (path / hugging_face.WEIGHTS_FILE).is_file():
-        directory, weights = path, path / hugging_face.WEIGHTS_FILE
-    elif path.is_dir():
-        directory, weights = path, _checkpoint_in(path)
+    if path.is_dir():
+        directory = path
+        weights = _first_file(path, hugging_face.WEIGHTS_FILES) or _checkpoint_in(path)
     elif Path(f"{path}.index").is_file():
         directory, weights = path.parent, path
     else:
         raise UserError(
-            f"{pretrained}: neither a directory with {hugging_face.WEIGHTS_FILE} or a "
-            f"TensorFlow checkpoint, nor a checkpoint's prefix ({path}.index is not "
-            "there)"
+            f"{pretrained}: neither a directory with {_EXPECTED}, nor a checkpoint's "
+            f"prefix ({path}.index is not there)"
         )
     return PretrainedFiles(
         weights,
         _first_file(directory, BERT_CONFIG_NAMES),
-        _first_file(directory, VOCAB_NAMES),
+        _first_file(directory, VOCAB_NAMES[tokenizer]),
     )
 
 
@@ -95,31 +95,67 @@ def bert_config_path(model: ModelConfig) -> Path:
     return _path_of(model, "bert_config", BERT_CONFIG_NAMES)
 
 
-def vocab_path(model: ModelConfig) -> Path:
+def vocab_path(model: ModelConfig, tokenizer: str = "wordpiece") -> Path:
     """The vocabulary to use: the one named, else the one beside the weights.
 
     Raises:
       UserError: there is none.
     """
-    return _path_of(model, "vocab", VOCAB_NAMES)
+    return _path_of(model, "vocab", VOCAB_NAMES[tokenizer], tokenizer)
+
+
+def check_module(model: ModelConfig, bert: BertConfig, lower_case: bool) -> None:
+    """Checks a config against the TensorFlow Hub module that it names, if it does.
+
+    Args:
+      model: names the module, and perhaps a BERT config or vocabulary of its own.
+      bert: the encoder.
+      lower_case: as in `config.features`.
+
+    Raises:
+      UserError: they contradict the module.
+    """
+    if model.pretrained and hub.is_handle(model.pretrained):
+        hub.check(
+            model.pretrained,
+            _resolve(model.pretrained),
+            bert,
+            # Another vocabulary may be for other text.
+            None if model.vocab else lower_case,
+        )
+
+
+def check_pretrained(pretrained: str, bert: BertConfig, bert_config: Path) -> None:
+    """Checks that weights are those of an encoder, by names and shapes alone.
+
+    Args:
+      pretrained: see `pretrained_files`.
+      bert: the encoder.
+      bert_config: the file that describes it, for messages.
+
+    Raises:
+      UserError: there are no weights, they are damaged, or of another encoder.
+    """
+    source = conversion.open_source(pretrained_files(pretrained).weights)
+    conversion.check(source, bert, bert_config)
 
 
 def prepare_checkpoint(pretrained: str, workdir: Path) -> str:
     """The prefix of a checkpoint with Google's variable names.
 
-    Weights in Hugging Face's format are converted, once, into WORKDIR/init.
+    Weights of another layout are converted, once, into WORKDIR/init.
 
     Args:
       pretrained: see `pretrained_files`.
       workdir: the run's directory.
 
     Raises:
-      UserError: there are no weights, or they are damaged.
+      UserError: there are no weights, they are damaged, or of no known encoder.
     """
-    weights = pretrained_files(pretrained).weights
-    if weights.name == hugging_face.WEIGHTS_FILE:
-        return hugging_face.convert(weights, workdir / "init")
-    return str(weights)
+    source = conversion.open_source(pretrained_files(pretrained).weights)
+    if source.is_ours:
+        return str(source.path)
+    return conversion.convert(source, workdir / "init")
 
 
 def initialize(prefix: str, variables: Sequence[tf.Variable]) -> InitReport:
@@ -137,7 +173,7 @@ def initialize(prefix: str, variables: Sequence[tf.Variable]) -> InitReport:
         in another shape. The message lists all such variables.
     """
     by_name = {variable.name.removesuffix(":0"): variable for variable in variables}
-    reader = _open(prefix)
+    reader = checkpoint.open_reader(prefix)
     shapes = {name: variable.shape.as_list() for name, variable in by_name.items()}
     report = _compare(prefix, reader, shapes)
     missing = [name for name in report.new if not name.startswith(HEAD)]
@@ -145,7 +181,7 @@ def initialize(prefix: str, variables: Sequence[tf.Variable]) -> InitReport:
         raise UserError(f"{prefix}: the checkpoint lacks {', '.join(missing)}")
     # Reading verifies checksums, so a damaged file is reported here and by name.
     for name in report.loaded:
-        value = _read(prefix, reader, name)
+        value = checkpoint.read(prefix, reader, name)
         if tf.executing_eagerly():
             by_name[name].assign(value)
     if not tf.executing_eagerly():
@@ -167,11 +203,11 @@ def check_trained(prefix: str, bert: BertConfig, num_span_fields: int) -> None:
             variable.op.name: variable.shape.as_list()
             for variable in Linker(bert, num_span_fields).variables
         }
-    reader = _open(prefix)
+    reader = checkpoint.open_reader(prefix)
     report = _compare(prefix, reader, shapes)
     for name in report.loaded:
         # What is read is held against its checksum.
-        _read(prefix, reader, name)
+        checkpoint.read(prefix, reader, name)
     if report.new:
         raise UserError(
             f"{prefix}: the checkpoint lacks {', '.join(report.new)}; it is not a "
@@ -199,30 +235,15 @@ def _compare(
         unused=tuple(
             name
             for name in sorted(found.keys() - shapes.keys())
-            if not name.endswith(NO_WEIGHTS)
+            if not name.endswith(checkpoint.NO_WEIGHTS)
         ),
     )
 
 
-def _open(prefix: str) -> tf.train.CheckpointReader:
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except _READ_ERRORS as error:
-        raise UserError(f"{prefix}: cannot read the checkpoint: {error}") from error
-
-
-def _read(prefix: str, reader: tf.train.CheckpointReader, name: str) -> np.ndarray:
-    try:
-        return reader.get_tensor(name)
-    except _READ_ERRORS as error:
-        raise UserError(
-            f"{prefix}: cannot read {name}; the checkpoint's data file is damaged or "
-            f"incomplete: {error}"
-        ) from error
-
-
 def _resolve(pretrained: str) -> Path:
     """The path that `pretrained` stands for."""
+    if hub.is_handle(pretrained):
+        return hub.convert(pretrained)
     if not pretrained.startswith(PACKAGE):
         return Path(pretrained)
     name, _, subdir = pretrained.removeprefix(PACKAGE).partition("/")
@@ -244,8 +265,7 @@ def _checkpoint_in(directory: Path) -> Path:
     if len(prefixes) != 1:
         found = ", ".join(prefix.name for prefix in prefixes) or "none"
         raise UserError(
-            f"{directory}: expected {hugging_face.WEIGHTS_FILE} or one TensorFlow "
-            f"checkpoint, found checkpoints: {found}"
+            f"{directory}: expected {_EXPECTED}, found checkpoints: {found}"
         )
     return prefixes[0]
 
@@ -255,7 +275,9 @@ def _first_file(directory: Path, names: Sequence[str]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _path_of(model: ModelConfig, field: str, names: Sequence[str]) -> Path:
+def _path_of(
+    model: ModelConfig, field: str, names: Sequence[str], tokenizer: str = "wordpiece"
+) -> Path:
     """The file named by a field of `model`, else found beside its weights."""
     named = getattr(model, field)
     if named is not None:
@@ -265,7 +287,7 @@ def _path_of(model: ModelConfig, field: str, names: Sequence[str]) -> Path:
         return path
     places = [place for place in (model.pretrained, model.init_checkpoint) if place]
     for place in places:
-        found = getattr(pretrained_files(place), field)
+        found = getattr(pretrained_files(place, tokenizer), field)
         if found is not None:
             return found
     where = f" in {' or '.join(places)}" if places else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from bert_export.config import Target
 from bert_export.errors import UserError
-from bert_export.export import saved_model, serving_model
+from bert_export.export import hub, saved_model, serving_model
 from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import list_directory, write_text
@@ -37,6 +37,7 @@ _PACKAGES = (
     "protobuf",
     "tensorflow",
     "tensorflow-estimator",
+    "tensorflow-hub",
     "tensorflow-serving-api",
     "tensorflow-text",
     "tensorflowjs",
@@ -45,12 +46,17 @@ _PACKAGES = (
 
 
 def signature_contract(
-    spec: FeatureSpec, format_name: str = "saved_model"
+    spec: FeatureSpec, format_name: str = "saved_model", hidden_size: int = -1
 ) -> dict[str, Any]:
     """What clients may rely on: each signature's inputs and outputs.
 
     Derived from the features alone. Nothing is read back from an artifact, so that
     an artifact that differs is caught.
+
+    Args:
+      spec: the features.
+      format_name: the artifact's format.
+      hidden_size: the encoder's; only a hub module returns its hidden states.
 
     Returns:
       By signature name: `inputs` and `outputs` (by name: `dtype`, and `shape` with
@@ -59,6 +65,8 @@ def signature_contract(
     """
     if format_name == "serving_model":
         return serving_model.contract(spec)
+    if format_name == "hub":
+        return hub.contract(spec, hidden_size)
     # JavaScript has no int64.
     integers = "int32" if format_name == "tfjs" else "int64"
     contract = saved_model.contract(spec, integers)
@@ -88,6 +96,8 @@ def build(
     metrics: Mapping[str, Any],
     data_fingerprint: str,
     target: Target = _SAVED_MODEL,
+    hidden_size: int = -1,
+    encoder: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describes a complete artifact.
@@ -101,11 +111,15 @@ def build(
       metrics: the checkpoint's evaluation, as JSON values.
       data_fingerprint: identifies the training data.
       target: the artifact's format and precision.
+      hidden_size: the encoder's, which a hub module's contract names.
+      encoder: its BERT config, variant included, as JSON values.
       notes: sentences on what was decided or is lost in this format.
 
     Returns:
       The manifest as JSON values, in the order in which it is written.
     """
+    # A config of before there was a choice does not say.
+    tokenizer = config.get("features", {}).get("tokenizer", "wordpiece")
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -114,10 +128,15 @@ def build(
         ),
         "format": target.format,
         "precision": target.precision,
-        "contract": signature_contract(spec, target.format),
+        "contract": signature_contract(spec, target.format, hidden_size),
         "tolerance": TOLERANCES[target.precision],
         "max_seq_length": spec.max_seq_length,
         "features": dataclasses.asdict(spec),
+        "tokenizer": {
+            "type": tokenizer,
+            "file": saved_model.vocab_path(tokenizer),
+        },
+        "encoder": dict(encoder or {}),
         "config": dict(config),
         "metrics": dict(metrics),
         "data_fingerprint": data_fingerprint,

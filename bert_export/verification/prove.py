@@ -5,7 +5,9 @@
 The standard library, numpy and the one runtime that the artifact is for are all that
 this script knows, as a consumer's process would. What the artifact promises is read
 from its manifest.json, what the trained model answered from its golden requests and
-from the held-out requests. Every check has a name and runs even if others failed,
+from the held-out requests. Of a huggingface artifact, whose own runtime need not be
+there, bert_export is the runtime: it reads the files as it reads any pretrained model.
+Every check has a name and runs even if others failed,
 unless it needs what they could not provide.
 
 The checks run in a child process, so that a runtime that dies is reported like any
@@ -96,6 +98,8 @@ RUNTIMES = {
     "tflite": {"ai_edge_litert"},
     # A process of its own.
     "tfjs": set(),
+    "hub": {"tensorflow"},  # And tensorflow_hub, which tensorflow_text imports, too.
+    "huggingface": {"bert_export", "tensorflow", "tensorflow_text"},
 }
 # What must not be there beside them: a model may not need what made it.
 FOREIGN = {
@@ -211,6 +215,31 @@ def _describe(dtype: str, shape: Any) -> dict[str, Any]:
     if shape.rank is None:
         return {"dtype": dtype, "shape": None}
     return {"dtype": dtype, "shape": [-1 if n is None else n for n in shape]}
+
+
+def load_huggingface(directory: Path, manifest: Mapping[str, Any]) -> Loaded:
+    """Reads config, weights and head with our own importer."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import tensorflow as tf
+
+    from bert_export.export import huggingface
+    from bert_export.features.spec import FeatureSpec
+
+    features: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in manifest["features"].items()
+    }
+    function = huggingface.reload(directory, FeatureSpec(**features))
+    signature = {
+        "inputs": _tensor_specs(function.structured_input_signature[1]),
+        "outputs": _tensor_specs(function.structured_outputs),
+    }
+
+    def predict(inputs: Arrays) -> Arrays:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in function(**tensors).items()}
+
+    return Loaded({"tensorflow": tf.__version__}, {TENSORS: signature}, predict)
 
 
 def load_frozen_graph(directory: Path, manifest: Mapping[str, Any]) -> Loaded:
@@ -498,6 +527,8 @@ LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Loaded]] = {
     "onnx": load_onnx,
     "openvino": load_openvino,
     "tflite": load_tflite,
+    "hub": load_saved_model,
+    "huggingface": load_huggingface,
 }
 
 
@@ -1029,6 +1060,58 @@ def check_replay(artifact: Artifact) -> str:
     return f"largest difference {largest:.2g}"
 
 
+def check_encoder(artifact: Artifact) -> str:
+    """As a Keras layer, the encoder gives the states that the head scores alike.
+
+    All of its variables can be trained.
+    """
+    import tensorflow as tf
+    import tensorflow_hub
+
+    layer = tensorflow_hub.KerasLayer(str(artifact.directory), trainable=True)
+    # The head stands beside the encoder.
+    head = tensorflow_hub.load(str(artifact.directory)).linker
+    model, rows = artifact["model"], artifact["golden rows"]
+    arrays = model.encode(rows)
+    names = ("input_word_ids", "input_mask", "input_type_ids")
+    inputs = {
+        name: tf.constant(arrays[theirs], tf.int32)
+        for name, theirs in zip(names, model.sequences)
+    }
+    outputs = layer(inputs)
+    states = outputs["sequence_output"].numpy()  # [rows, length, hidden]
+    for name, found in (
+        ("pooled_output", outputs["pooled_output"]),
+        ("default", outputs["default"]),
+        ("encoder_outputs", outputs["encoder_outputs"][-1][:, 0]),
+    ):
+        if not np.array_equal(found, states[:, 0]):
+            raise Failed(f"{name} is not the last state at [CLS]")
+    reads = [np.zeros(len(rows), np.int64), *(arrays[name] for name in model.spans)]
+    joined = np.concatenate([states[range(len(rows)), read] for read in reads], axis=1)
+    logits = joined @ head.kernel.numpy() + head.bias.numpy()
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scored = {
+        "probabilities": odds / odds.sum(axis=1, keepdims=True),
+        "score": logits[:, 1] - logits[:, 0],
+    }
+    what = "the head on the encoder's states"
+    largest = compare(artifact, scored, range(len(rows)), what)
+    with tf.GradientTape() as tape:
+        trained = layer({name: value[:2] for name, value in inputs.items()}, True)
+        loss = tf.reduce_sum(tf.square(trained["sequence_output"]))
+    variables = layer.trainable_variables
+    for variable, gradient in zip(variables, tape.gradient(loss, variables)):
+        if gradient is None:
+            raise Failed(f"{variable.name} is trainable, but has no gradient")
+    if not variables:
+        raise Failed("no variable is trainable")
+    return (
+        f"tensorflow_hub {tensorflow_hub.__version__}: {len(variables)} trainable "
+        f"variables, largest difference {largest:.2g}"
+    )
+
+
 def check_batch_sizes(artifact: Artifact, quick: bool = False) -> str:
     """Batches of different sizes, each row in different company unless it is quick."""
     model, rows = artifact["model"], artifact["golden rows"]
@@ -1383,6 +1466,8 @@ def check_artifact(args: argparse.Namespace) -> dict[str, Any]:
     if args.runtime:
         run_check(checks, "loading", check_loading, artifact)
         run_check(checks, "methods", check_methods, artifact)
+    if artifact.get("manifest", {}).get("format") == "hub":
+        run_check(checks, "encoder", check_encoder, artifact)
     quick = args.held_out_seconds is not None
     if quick:
         run_check(checks, "thinning", thin_out, artifact)

@@ -20,6 +20,8 @@ _COLOURS = {
     "tflite": "#CC79A7",
     # Not of the palette, whose yellow is lost on white.
     "tfjs": "#A6761D",
+    "hub": "#7B3294",
+    "huggingface": "#4D4D4D",
     None: "#888888",
 }
 _MARKERS = {

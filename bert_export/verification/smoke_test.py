@@ -54,8 +54,8 @@ MANIFEST = "manifest.json"
 NOT_LISTED = {MANIFEST, "smoke_test.json", "proof.json"}
 GOLDEN = "assets.extra/golden_requests.json"
 GOLDEN_TEXTS = "assets.extra/golden_texts.json"
-VOCAB = "assets.extra/vocab.txt"
-VOCAB_ASSET = "assets/vocab.txt"
+# By tokenizer: the file in assets.extra and, of what takes text, in assets.
+VOCABULARIES = {"wordpiece": "vocab.txt", "sentencepiece": "spiece.model"}
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 
@@ -70,6 +70,8 @@ class Text(NamedTuple):
 
 # A row's features, each a list of integers; scalars are lists of one.
 Row = dict[str, list[int]]
+# From texts in UTF-8 to the ids of their word pieces.
+Tokenize = Callable[[Sequence[bytes]], list[list[int]]]
 # A signature's inputs or outputs by name.
 Arrays = dict[str, np.ndarray]
 Predict = Callable[[Arrays], Arrays]
@@ -117,6 +119,7 @@ def check_manifest(artifact: Artifact) -> str:
     )
     options = manifest["config"].get("features", {})
     artifact["lower case"] = options.get("lower_case", True)
+    artifact["tokenizer"] = options.get("tokenizer", "wordpiece")
     return f"{manifest['name']}, {len(manifest['files'])} files"
 
 
@@ -206,20 +209,17 @@ def check_vocabulary(artifact: Artifact) -> str:
     The graph holds it in a compiled form, which the replays prove; these are for
     clients that make or read word-piece ids.
     """
-    data = (artifact.directory / VOCAB_ASSET).read_bytes()
-    if data != (artifact.directory / VOCAB).read_bytes():
-        raise Failed(f"{VOCAB_ASSET} differs from {VOCAB}")
-    vocab = data.decode().removesuffix("\n").split("\n")
-    tokenizer = importlib.import_module(TEXT_PACKAGE).FastBertTokenizer(
-        vocab=vocab,
-        token_out_type=tf.int64,
-        lower_case_nfd_strip_accents=artifact["lower case"],
-    )
+    name = VOCABULARIES[artifact["tokenizer"]]
+    asset, extra = f"assets/{name}", f"assets.extra/{name}"
+    data = (artifact.directory / asset).read_bytes()
+    if data != (artifact.directory / extra).read_bytes():
+        raise Failed(f"{asset} differs from {extra}")
+    size, tokenize = make_tokenizer(artifact, data)
+    artifact["tokenize"] = tokenize
     ids, segments = (
         artifact["features"][name] for name in ("input_ids", "segment_ids")
     )
-    candidates = strings([text.candidate for text in artifact["golden texts"]])
-    found = tokenizer.tokenize(tf.constant(candidates)).to_list()
+    found = tokenize([text.candidate for text in artifact["golden texts"]])
     for row, example in enumerate(artifact["golden text examples"]):
         feature = tf.train.Example.FromString(example).features.feature
         pairs = zip(feature[ids].int64_list.value, feature[segments].int64_list.value)
@@ -228,9 +228,35 @@ def check_vocabulary(artifact: Artifact) -> str:
         if found[row][: len(recorded)] != recorded:
             raise Failed(
                 f"the candidate of golden text {row} was recorded as the word pieces "
-                f"{recorded}, but {VOCAB_ASSET} makes {found[row]} of it"
+                f"{recorded}, but {asset} makes {found[row]} of it"
             )
-    return f"{len(vocab):,} word pieces"
+    return f"{size:,} word pieces"
+
+
+def make_tokenizer(artifact: Artifact, data: bytes) -> tuple[int, Tokenize]:
+    """The tokenizer with a vocabulary that an artifact was made with, and its size."""
+    package = importlib.import_module(TEXT_PACKAGE)
+    if artifact["tokenizer"] == "wordpiece":
+        vocab = data.decode().removesuffix("\n").split("\n")
+        wordpiece = package.FastBertTokenizer(
+            vocab=vocab,
+            token_out_type=tf.int64,
+            lower_case_nfd_strip_accents=artifact["lower case"],
+        )
+        return len(vocab), lambda texts: wordpiece.tokenize(strings(texts)).to_list()
+
+    model = package.SentencepieceTokenizer(data)
+
+    def tokenize(texts: Sequence[bytes]) -> list[list[int]]:
+        if artifact["lower case"]:
+            # Each character alone, and one for one: that of İ has a dot behind it.
+            texts = [
+                "".join(character.lower()[0] for character in text.decode()).encode()
+                for text in texts
+            ]
+        return model.tokenize(strings(texts)).to_list()
+
+    return int(model.vocab_size()), tokenize
 
 
 # --- what the SavedModel says about itself ------------------------------------------
@@ -805,8 +831,11 @@ def malformed_texts(artifact: Artifact) -> Iterator[tuple[str, Text]]:
         ("far away", 1 << 33, (1 << 33) + 1),
     ):
         yield f"mention {what}", good._replace(start=start, end=end)
-    yield "mention of white space", good._replace(text=b"a   b", start=1, end=3)
-    yield "mention of control characters", good._replace(text=b"\0\1", start=0, end=2)
+    for what, text in (("white space", b"   "), ("control characters", b"\0\1")):
+        # A SentencePiece model may have pieces for them.
+        if not artifact["tokenize"]([text])[0]:
+            mention = good._replace(text=text, start=0, end=len(text))
+            yield f"mention of {what}", mention
     words = artifact["max_seq_length"]
     long = good._replace(text=b"a " * words, start=0, end=2 * words)
     yield "mention of too many word pieces", long

@@ -222,22 +222,27 @@ def test_checkpoint_of_another_architecture(sample, tmp_path):
         values["train"]["do_train"] = do_train
         config = resolve(values)
         # A wider feed-forward layer, then one layer more.
-        for change, named in (
+        for change, named, size in (
             (
                 {"intermediate_size": 256},
                 r"layer_0/intermediate/dense/kernel \(expected \[64, 256\], "
                 r"found \[64, 128\]\)",
+                "intermediate_size is 256, but the weights have 128",
             ),
-            ({"num_hidden_layers": 3}, "lacks bert/encoder/layer_2/attention/output"),
+            (
+                {"num_hidden_layers": 3},
+                "lacks bert/encoder/layer_2/attention/output",
+                "num_hidden_layers is 3, but the weights have 2",
+            ),
         ):
             other.write_text(json.dumps(bert | change))
             if do_train:
-                data = pipeline.prepare(config, tmp_path / "work")
-                with pytest.raises(UserError, match=named):
-                    pipeline.train(config, tmp_path / "work", data)
+                with pytest.raises(UserError, match=size):
+                    pipeline.prepare(config, tmp_path / "work")
             else:
                 with pytest.raises(UserError, match=named):
                     pipeline.choose_checkpoint(config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 def test_smoke_test_names_what_was_changed_in_the_newest_version(sample, copied):

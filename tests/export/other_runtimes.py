@@ -58,7 +58,7 @@ def model() -> TrainedLinker:
         tiny_artifact.trained().checkpoint,
         tiny_artifact.BERT,
         FeaturesConfig(max_seq_length=20),
-        tiny_artifact.VOCAB,
+        tiny_artifact.TOKENIZER,
     )
 
 

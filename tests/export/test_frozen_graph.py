@@ -25,7 +25,7 @@ def trained_linker(trained, features=None):
         trained.checkpoint,
         tiny_artifact.BERT,
         features or FeaturesConfig(max_seq_length=20),
-        tiny_artifact.VOCAB,
+        tiny_artifact.TOKENIZER,
     )
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ import tensorflow as tf
 from bert_export.export import frozen_graph, linker_graph, serving_model
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
-from tests import tiny_text
+from tests import environments, tiny_text
 
 TENSORFLOW = "2.21.0"
 TENSORFLOW_TEXT = "2.21.1"
@@ -25,47 +21,12 @@ SCRIPT = Path(__file__).with_name("load_in_newest_tensorflow.py")
 TOLERANCE = 1e-5
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    # What runs there must find nothing of this process's environment.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment
-    )
-
-
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The interpreter of an environment with the newest TensorFlow.
-
-    It is kept between runs, in the user's cache.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    environment = (
-        cache
-        / "bert_export_tests"
-        / (f"tensorflow-{TENSORFLOW}-text-{TENSORFLOW_TEXT}-py{minor}")
+    """The interpreter of an environment with the newest TensorFlow."""
+    return environments.interpreter(
+        f"tensorflow=={TENSORFLOW}", f"tensorflow-text=={TENSORFLOW_TEXT}"
     )
-    interpreter = environment / "bin" / "python"
-    complete = environment / "complete"
-    if complete.exists():
-        return interpreter
-    shutil.rmtree(environment, ignore_errors=True)
-    made = run(sys.executable, "-m", "venv", environment)
-    assert made.returncode == 0, made.stderr
-    uv = shutil.which("uv")
-    installer = (
-        [uv, "pip", "install", f"--python={interpreter}"]
-        if uv
-        else [interpreter, "-m", "pip", "install", "--quiet"]
-    )
-    packages = [f"tensorflow=={TENSORFLOW}", f"tensorflow-text=={TENSORFLOW_TEXT}"]
-    installed = run(*installer, *packages)
-    if installed.returncode != 0:
-        reason = installed.stderr.strip().splitlines()[-1:]
-        pytest.skip(f"{' and '.join(packages)} cannot be installed here: {reason}")
-    complete.touch()
-    return interpreter
 
 
 def requests(spec: FeatureSpec) -> dict[str, dict[str, tuple[str, Any]]]:
@@ -83,7 +44,7 @@ def requests(spec: FeatureSpec) -> dict[str, dict[str, tuple[str, Any]]]:
         "mention_end": ("int64", pairs[0][0].end),
         "candidates": ("string", [candidate for _, candidate in pairs]),
     }
-    encoder = PairEncoder(tiny_text.VOCAB, tiny_text.FEATURES)
+    encoder = PairEncoder(tiny_text.TOKENIZER, tiny_text.FEATURES)
     encoded = encoder(*(tf.constant(value) for _, value in text.values()))
     features = {
         spec.input_ids: encoded.input_ids.to_tensor(),
@@ -106,7 +67,7 @@ def test_same_numbers(python, tmp_path, precision):
     inputs = requests(model.spec)
     (tmp_path / "inputs.json").write_text(json.dumps(inputs))
 
-    process = run(python, "-I", SCRIPT, tmp_path)
+    process = environments.run(python, "-I", SCRIPT, tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
     found = json.loads((tmp_path / "outputs.json").read_text())
     assert found["versions"] == [TENSORFLOW, TENSORFLOW_TEXT]

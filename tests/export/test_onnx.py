@@ -81,7 +81,7 @@ def model():
         tiny_artifact.trained().checkpoint,
         tiny_artifact.BERT,
         FeaturesConfig(max_seq_length=20),
-        tiny_artifact.VOCAB,
+        tiny_artifact.TOKENIZER,
     )
 
 
@@ -259,7 +259,7 @@ def test_sizes(write):
     assert size("float16") == size("float32") / 2
     # A byte each, and a scale a row of 16.
     for precision in ("int8_dynamic", "int8_calibrated"):
-        assert size(precision) == size("float32") / 4 + 4 * len(tiny_artifact.VOCAB)
+        assert size(precision) == size("float32") / 4 + 4 * tiny_artifact.TOKENIZER.size
 
 
 def test_int8_weights(write):
@@ -318,7 +318,7 @@ def test_other_names_and_no_spans(tmp_path):
     )
     trained = tiny_artifact.train(tmp_path / "pairs", features)
     model = linker_graph.TrainedLinker(
-        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.VOCAB
+        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.TOKENIZER
     )
     onnx_format.write(model, tmp_path, "float32", [])
     session = load(tmp_path / "model.onnx")

@@ -90,7 +90,7 @@ def loaded() -> Any:
 
 @functools.cache
 def encoder_of(features: FeaturesConfig) -> PairEncoder:
-    return PairEncoder(tiny_text.VOCAB, features)
+    return PairEncoder(tiny_text.TOKENIZER, features)
 
 
 def prepare(
@@ -187,7 +187,7 @@ def test_text_equals_the_records_of_training(loaded, tmp_path):
         dataclasses.replace(mention, gold=f"e{number}", candidates=tuple(texts))
         for number, (mention, _) in enumerate(pairs)
     ]
-    encoder = PairEncoder(tiny_text.VOCAB, tiny_text.FEATURES)
+    encoder = PairEncoder(tiny_text.TOKENIZER, tiny_text.FEATURES)
     written = records.write_split(
         mentions, texts, encoder, tmp_path, "test", "f", 2, BadRecords(0), False
     )
@@ -445,7 +445,7 @@ def test_golden_texts_leave_out_what_training_left_out():
     model = tiny_text.shared()
     bad = (Mention("a  b", 1, 3, None, None), "x")
     pairs = tiny_text.pairs()[:2]
-    encoder = PairEncoder(tiny_text.VOCAB, tiny_text.FEATURES)
+    encoder = PairEncoder(tiny_text.TOKENIZER, tiny_text.FEATURES)
     source = tiny_text.estimator(model)
     golden = requests.record_golden_texts(
         source, model.checkpoint, [pairs[0], bad, pairs[1]], encoder, model.spec

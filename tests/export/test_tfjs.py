@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -10,10 +11,12 @@ import pytest
 import tensorflow as tf
 from google.protobuf import json_format
 
+from bert_export.config import FeaturesConfig
 from bert_export.errors import StageError
-from bert_export.export import linker_graph, tfjs, tfjs_operations
-from tests import tiny_artifact
+from bert_export.export import linker_graph, tfjs, tfjs_operations, tfjs_page
+from tests import sentencepiece_models, tiny_artifact
 from tests.export import other_runtimes
+from tests.page import tiny_page
 
 pytest.importorskip("tensorflowjs", reason="pip install 'bert_export[tfjs]'")
 v1 = tf.compat.v1
@@ -380,13 +383,35 @@ def test_refuses_a_precision_it_does_not_have(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plain_pair_classifier_has_no_span_inputs(tmp_path):
-    from bert_export.config import FeaturesConfig
+def test_a_sentencepiece_vocabulary_is_named_and_gets_no_page(tmp_path):
+    features = FeaturesConfig(max_seq_length=20, tokenizer="sentencepiece")
+    model = dataclasses.replace(
+        other_runtimes.model(),
+        features=features,
+        tokenizer=sentencepiece_models.tokenizer(),
+    )
+    metadata = tfjs.metadata(model, "float32")
+    assert metadata["vocab"] == "assets.extra/spiece.model"
+    assert metadata["features"]["tokenizer"] == "sentencepiece"
+    (note,) = tfjs_page.write(
+        tmp_path,
+        tiny_page.corpus(),
+        tmp_path,
+        name="tiny",
+        features=features,
+        nil_threshold=0.5,
+        examples=[],
+    )
+    assert note.startswith("there is no linking page: ")
+    assert "assets.extra/spiece.model" in note
+    assert not list(tmp_path.iterdir())
 
+
+def test_a_plain_pair_classifier_has_no_span_inputs(tmp_path):
     features = FeaturesConfig(max_seq_length=20, span_fields=())
     trained = tiny_artifact.train(tmp_path / "trained", features)
     model = linker_graph.TrainedLinker(
-        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.VOCAB
+        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.TOKENIZER
     )
     (tmp_path / "artifact").mkdir()
     tfjs.write(model, tmp_path / "artifact", "float32", [])

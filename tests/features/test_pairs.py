@@ -13,35 +13,14 @@ from bert_export.config import FeaturesConfig
 from bert_export.errors import UserError
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.tokenizer import WordPiece
-
-# A Hangul syllable, a ligature and an ellipsis become several characters; joiners,
-# marks and variation selectors none; NUL, control characters and separators split.
-ODD = (
-    "한국각가\uac01ﬁ…½ßΣςİıǆᾳΐ㎏㍿①Ⅷ"
-    "\u0301\u0323\u0345\u093e\u302e\u0e34\u064b\u05b0\ufe0f\u20e3"
-    "\u200d\u200b\u200e\u202e\ufeff\u00ad\x00\x01\x1f\x7f\x85\u2028\u3000\xa0\t\n "
-    "\ufffd\U0001f468\U0001f469\U0001f1e9\U0001f3fd\U00020000\U000e0041\ue000\uffff"
-    "北京银行กาิมبنكאב𐍈Дос'\"-.,()[]{}#_`^~"
-)
-# Single characters and whole strings of any script, odd ones often.
-characters = st.one_of(
-    st.sampled_from(ODD),
-    st.sampled_from("abcknsuq BAX1"),
-    st.characters(exclude_categories=["Cs"]),
-)
-texts = st.text(characters, min_size=1, max_size=16)
-many = hypothesis.settings(
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+from tests.features.strategies import characters, many, texts
 
 
 def encoder(vocab: list[str], max_seq_length: int = 128, marker: str = "", **options):
     config = FeaturesConfig(
         max_seq_length=max_seq_length, mention_marker=marker, **options
     )
-    return PairEncoder(vocab, config)
+    return PairEncoder(WordPiece(vocab, config), config)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +166,7 @@ def test_offsets_outside_the_text(vocab, start, end):
 )
 def test_mentions_of_whole_words(default_encoder, sentences, data):
     """The pieces up to a word's end are counted without any offsets."""
-    wordpiece = default_encoder.wordpiece
+    wordpiece = default_encoder.tokenizer
     rows, before, upto = [], [], []
     for words in sentences:
         i = data.draw(st.integers(0, len(words) - 1))
@@ -233,7 +212,9 @@ def touched(wordpiece: WordPiece, text: str, start: int, end: int) -> set[int]:
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_mentions_anywhere(vocab, lower_case):
     pairs = encoder(vocab, lower_case=lower_case)
-    only_words = WordPiece(["[UNK]", "never"], lower_case)
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    features = FeaturesConfig(lower_case=lower_case)
+    only_words = WordPiece([*specials, "never"], features)
 
     @many
     @hypothesis.given(st.lists(texts, min_size=1, max_size=4), st.data())
@@ -244,12 +225,12 @@ def test_mentions_anywhere(vocab, lower_case):
             tf.constant(batch), tf.constant(start), tf.constant(end)
         )
         _, word_starts, word_ends = only_words.tokenize_with_offsets(tf.constant(batch))
-        _, piece_starts, piece_ends = pairs.wordpiece.tokenize_with_offsets(
+        _, piece_starts, piece_ends = pairs.tokenizer.tokenize_with_offsets(
             tf.constant(batch)
         )
         for i, text in enumerate(batch):
             first, last = int(found.first[i]), int(found.last[i])
-            expected = touched(pairs.wordpiece, text, start[i], end[i])
+            expected = touched(pairs.tokenizer, text, start[i], end[i])
             assert set(range(first, last + 1)) == expected
             assert bool(found.ok[i]) == (0 < len(expected) <= pairs.text_room)
             if not expected:
@@ -389,7 +370,7 @@ def test_any_pair_keeps_the_rules(vocab):
         pieces = pairs.encode_text(
             tf.constant(text), tf.constant(start), tf.constant(end)
         )
-        full_candidates = pairs.wordpiece.tokenize(tf.constant(candidate)).to_list()
+        full_candidates = pairs.tokenizer.tokenize(tf.constant(candidate)).to_list()
         encoded = pairs(*map(tf.constant, (text, start, end, candidate)))
         for i, full_text in enumerate(pieces.ids.to_list()):
             tokens = encoded.input_ids[i].numpy().tolist()

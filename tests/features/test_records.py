@@ -22,6 +22,7 @@ from bert_export.features import records
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.records import RecordSet, spread_examples, write_split
 from bert_export.features.spec import MENTION_ID
+from bert_export.features.tokenizer import WordPiece
 
 ENTITIES = {
     "q1": "bank: a place for money",
@@ -41,7 +42,7 @@ MENTIONS = [
 
 @pytest.fixture(scope="module")
 def encoder(vocab):
-    return PairEncoder(vocab, FeaturesConfig(max_seq_length=24))
+    return PairEncoder(WordPiece(vocab), FeaturesConfig(max_seq_length=24))
 
 
 def write(
@@ -122,7 +123,7 @@ def test_records_parse_by_mention(tmp_path, encoder):
 
 def test_names_are_the_specs(tmp_path, vocab):
     config = FeaturesConfig(input_ids="tokens", span_fields=(), label_ids="match")
-    found = write(tmp_path, PairEncoder(vocab, config))
+    found = write(tmp_path, PairEncoder(WordPiece(vocab, config), config))
     assert set(read(found)[0]) == {
         *("tokens", "input_mask", "segment_ids", "match", MENTION_ID)
     }
@@ -291,7 +292,7 @@ def test_killed_run_leaves_no_sidecar_and_the_next_one_tidies(tmp_path, encoder,
         import os, signal
         from bert_export.config import FeaturesConfig
         from bert_export.corpus.records import BadRecords, Mention
-        from bert_export.features import pairs, records
+        from bert_export.features import pairs, records, tokenizer
 
         records._BATCH_PAIRS = 2
 
@@ -303,7 +304,9 @@ def test_killed_run_leaves_no_sidecar_and_the_next_one_tidies(tmp_path, encoder,
         records.write_split(
             mentions(),
             {ENTITIES!r},
-            pairs.PairEncoder({vocab!r}, FeaturesConfig(max_seq_length=24)),
+            pairs.PairEncoder(
+                tokenizer.WordPiece({vocab!r}), FeaturesConfig(max_seq_length=24)
+            ),
             {str(tmp_path)!r},
             "train",
             "new",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_export.config import FeaturesConfig
 from bert_export.errors import UserError
 from bert_export.features.tokenizer import WordPiece, load_vocab
 
@@ -25,7 +26,9 @@ def write_tokenizer_json(path: Path, ids: dict[str, int], **model: object) -> Pa
 
 
 def pieces_of(vocab: list[str], text: str, lower_case: bool = True) -> list[str]:
-    ids = WordPiece(vocab, lower_case).tokenize(tf.constant([text]))
+    ids = WordPiece(vocab, FeaturesConfig(lower_case=lower_case)).tokenize(
+        tf.constant([text])
+    )
     return [vocab[index] for index in ids[0].numpy()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,22 @@ TINY = BertConfig(
     intermediate_size=32,
     max_position_embeddings=24,
 )
+
+
+VARIANTS = {
+    "bert": TINY,
+    "albert": dataclasses.replace(
+        TINY,
+        model_type="albert",
+        num_hidden_layers=5,
+        num_hidden_groups=2,
+        inner_group_num=2,
+        embedding_size=8,
+        hidden_act="gelu_new",
+    ),
+    "electra": dataclasses.replace(TINY, model_type="electra", embedding_size=8),
+    "distilbert": dataclasses.replace(TINY, model_type="distilbert", type_vocab_size=0),
+}
 
 
 def tiny_linker(spans: int = 2, config: BertConfig = TINY, seed: int = 0) -> Linker:
@@ -54,7 +71,7 @@ def random_batch(
     return Batch(
         rng.integers(0, config.vocab_size, mask.shape),
         mask.astype(np.int64),
-        rng.integers(0, config.type_vocab_size, mask.shape),
+        rng.integers(0, config.type_vocab_size or 2, mask.shape),
         np.array(positions, np.int64) if spans else None,
     )
 

@@ -1,9 +1,10 @@
-"""BERT's forward pass in float64 numpy, written from the paper: a second opinion."""
+"""BERT's forward pass in float64 numpy, written from the papers: a second opinion."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,16 +42,25 @@ def hidden_states(
     def split(x: np.ndarray) -> np.ndarray:
         return x.reshape(batch, seq_length, heads, size).transpose(0, 2, 1, 3)
 
-    x = norm(
-        "bert/embeddings/LayerNorm",
+    def gelu(x: np.ndarray) -> np.ndarray:
+        if config.hidden_act == "gelu":
+            return x * 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))
+        return x * 0.5 * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    summed = (
         weights["bert/embeddings/word_embeddings"][input_ids]
         + weights["bert/embeddings/position_embeddings"][np.arange(seq_length)]
-        + weights["bert/embeddings/token_type_embeddings"][segment_ids],
     )
-    for n in range(config.num_hidden_layers):
-        layer = f"bert/encoder/layer_{n}"
+    if config.model_type != "distilbert":
+        summed += weights["bert/embeddings/token_type_embeddings"][segment_ids]
+    x = norm("bert/embeddings/LayerNorm", summed)
+    if config.model_type == "albert":
+        x = dense("bert/encoder/embedding_hidden_mapping_in", x)
+    if config.model_type == "electra":
+        x = dense("bert/embeddings_project", x)
+    for layer in _layers(config):
         query, key, value = (
-            split(dense(f"{layer}/attention/self/{name}", x))
+            split(dense(f"{layer.attends}/{name}", x))
             for name in ("query", "key", "value")
         )
         scores = query @ key.swapaxes(-1, -2) / math.sqrt(size)
@@ -58,11 +68,49 @@ def hidden_states(
         weighted = np.exp(scores - scores.max(-1, keepdims=True))
         context = weighted / weighted.sum(-1, keepdims=True) @ value
         context = context.transpose(0, 2, 1, 3).reshape(batch, seq_length, -1)
-        x = norm(
-            f"{layer}/attention/output/LayerNorm",
-            x + dense(f"{layer}/attention/output/dense", context),
-        )
-        inner = dense(f"{layer}/intermediate/dense", x)
-        inner = inner * 0.5 * (1.0 + _erf(inner / math.sqrt(2.0)))
-        x = norm(f"{layer}/output/LayerNorm", x + dense(f"{layer}/output/dense", inner))
+        x = norm(layer.attention_norm, x + dense(layer.attention_output, context))
+        inner = gelu(dense(layer.intermediate, x))
+        x = norm(layer.output_norm, x + dense(layer.output, inner))
     return x
+
+
+class _Names(NamedTuple):
+    attends: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+
+
+def _layers(config: BertConfig) -> list[_Names]:
+    """What each layer reads, one after the other."""
+    if config.model_type != "albert":
+        return [
+            _Names(
+                f"bert/encoder/layer_{n}/attention/self",
+                f"bert/encoder/layer_{n}/attention/output/dense",
+                f"bert/encoder/layer_{n}/attention/output/LayerNorm",
+                f"bert/encoder/layer_{n}/intermediate/dense",
+                f"bert/encoder/layer_{n}/output/dense",
+                f"bert/encoder/layer_{n}/output/LayerNorm",
+            )
+            for n in range(config.num_hidden_layers)
+        ]
+    assert config.num_hidden_groups is not None
+    names = []
+    for n in range(config.num_hidden_layers):
+        group = math.floor(n * config.num_hidden_groups / config.num_hidden_layers)
+        for inner in range(config.inner_group_num):
+            scope = f"bert/encoder/transformer/group_{group}/inner_group_{inner}"
+            names.append(
+                _Names(
+                    f"{scope}/attention_1/self",
+                    f"{scope}/attention_1/output/dense",
+                    f"{scope}/LayerNorm",
+                    f"{scope}/ffn_1/intermediate/dense",
+                    f"{scope}/ffn_1/intermediate/output/dense",
+                    f"{scope}/LayerNorm_1",
+                )
+            )
+    return names

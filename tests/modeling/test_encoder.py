@@ -18,6 +18,7 @@ from bert_export.modeling.packing import Packing
 from bert_export.modeling.weights import initialize, prepare_checkpoint
 from tests.modeling.linkers import (
     TINY,
+    VARIANTS,
     Batch,
     loss_of,
     masks,
@@ -67,6 +68,17 @@ def test_packed_equals_padded(kind: str, spans: int):
     assert not disagreements(linker, batch)
 
 
+@pytest.mark.parametrize("variant", ["albert", "electra", "distilbert"])
+def test_packed_equals_padded_in_variants(variant: str):
+    linker = tiny_linker(config=VARIANTS[variant])
+    for kind in ("ragged", "holes", "an empty row"):
+        batch = random_batch(masks()[kind], config=VARIANTS[variant])
+        packed = linker(*batch)
+        np.testing.assert_allclose(packed, linker(*batch, padded=True), atol=1e-5)
+        assert np.std(packed) > 0.1
+        assert not disagreements(linker, batch)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_packed_equals_padded_for_random_masks(seed: int):
     rng = np.random.default_rng(seed)
@@ -78,8 +90,12 @@ def test_packed_equals_padded_for_random_masks(seed: int):
     assert not disagreements(linker, batch)
 
 
-def test_every_variable_has_a_gradient():
-    found = gradients(tiny_linker(), random_batch(masks()["ragged"]), padded=False)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variable_has_a_gradient(variant: str):
+    linker = tiny_linker(config=VARIANTS[variant])
+    batch = random_batch(masks()["ragged"], config=VARIANTS[variant])
+    found = gradients(linker, batch, padded=False)
+    assert len(found) == len(linker.variables)
     for name, gradient in found.items():
         zero = name.endswith("key/bias:0")
         assert (np.abs(gradient).max() > 1e-4) != zero, name
@@ -182,6 +198,71 @@ def check_hidden_states(
     expected = hidden_states(weights, config, ids, mask, segments)
     real = mask != 0
     np.testing.assert_allclose(states[real], expected[real], atol=tolerance)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("variant", ["albert", "electra", "distilbert"])
+def test_hidden_states_of_variants_equal_numpys(variant: str, padded: bool):
+    for change in ({}, {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}):
+        config = dataclasses.replace(VARIANTS[variant], **change)
+        check_hidden_states(
+            tiny_linker(config=config).encoder,
+            config,
+            random_batch(masks()["holes"], config=config),
+            padded,
+            tolerance=1e-5,
+        )
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_segments_do_not_matter_to_distilbert_alone(padded: bool):
+    for variant, config in VARIANTS.items():
+        linker = tiny_linker(config=config)
+        batch = random_batch(masks()["holes"], config=config)
+        other = batch._replace(segment_ids=1 - batch.segment_ids)
+        difference = np.abs(
+            linker(*batch, padded=padded) - linker(*other, padded=padded)
+        )
+        assert (difference.max() == 0) == (variant == "distilbert")
+
+
+def test_alberts_layers_share_their_variables():
+    albert = VARIANTS["albert"]
+    with tf.Graph().as_default() as graph:
+        inputs = [tf.compat.v1.placeholder(tf.int64, [None, None]) for _ in range(4)]
+        linker = Linker(albert, 2)
+        linker(*inputs)
+        names = sorted(v.op.name for v in tf.compat.v1.trainable_variables())
+    assert names == sorted(EXPECTED_ALBERT)
+    assert len(linker.variables) == len(names)
+    # 5 layers in 2 groups of 2 layers each.
+    scopes = [
+        layer.layer.rpartition("transformer/")[2] for layer in linker.encoder.layers
+    ]
+    first, second = (
+        [f"group_{group}/inner_group_{inner}" for inner in range(2)]
+        for group in range(2)
+    )
+    assert scopes == 3 * first + 2 * second
+    softmaxes = [op for op in graph.get_operations() if op.type == "Softmax"]
+    assert len(softmaxes) == 10
+
+
+def test_names_of_the_other_variants():
+    def names(variant: str) -> set[str]:
+        config = dataclasses.replace(VARIANTS[variant], num_hidden_layers=2)
+        with tf.Graph().as_default():
+            return {variable.op.name for variable in Linker(config, 2).variables}
+
+    bert = set(EXPECTED_NAMES.split())
+    assert names("bert") == bert
+    assert names("electra") - bert == {
+        "bert/embeddings_project/kernel",
+        "bert/embeddings_project/bias",
+    }
+    assert bert <= names("electra")
+    assert bert - names("distilbert") == {"bert/embeddings/token_type_embeddings"}
+    assert names("distilbert") <= bert
 
 
 @pytest.mark.skipif(
@@ -339,3 +420,37 @@ bert/encoder/layer_1/output/dense/kernel
 linker/bias
 linker/kernel
 """
+EXPECTED_ALBERT = [
+    "bert/embeddings/LayerNorm/beta",
+    "bert/embeddings/LayerNorm/gamma",
+    "bert/embeddings/position_embeddings",
+    "bert/embeddings/token_type_embeddings",
+    "bert/embeddings/word_embeddings",
+    "bert/encoder/embedding_hidden_mapping_in/bias",
+    "bert/encoder/embedding_hidden_mapping_in/kernel",
+    *(
+        f"bert/encoder/transformer/group_{group}/inner_group_{inner}/{name}"
+        for group in range(2)
+        for inner in range(2)
+        for name in (
+            "LayerNorm/beta",
+            "LayerNorm/gamma",
+            "LayerNorm_1/beta",
+            "LayerNorm_1/gamma",
+            "attention_1/output/dense/bias",
+            "attention_1/output/dense/kernel",
+            "attention_1/self/key/bias",
+            "attention_1/self/key/kernel",
+            "attention_1/self/query/bias",
+            "attention_1/self/query/kernel",
+            "attention_1/self/value/bias",
+            "attention_1/self/value/kernel",
+            "ffn_1/intermediate/dense/bias",
+            "ffn_1/intermediate/dense/kernel",
+            "ffn_1/intermediate/output/dense/bias",
+            "ffn_1/intermediate/output/dense/kernel",
+        )
+    ),
+    "linker/bias",
+    "linker/kernel",
+]

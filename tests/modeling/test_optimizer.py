@@ -44,7 +44,7 @@ class Model(tf.Module):
             "bert/dense/kernel": [3, 2],
             "bert/dense/bias": [2],
             "bert/output/LayerNorm/gamma": [2],
-            "bert/output/LayerNorm/beta": [2],
+            "bert/output/LayerNorm_1/beta": [2],
         }
         self.initial = {
             name: rng.normal(size=shape).astype(np.float32)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,11 +18,18 @@ from safetensors.numpy import save_file
 
 from bert_export.config import ModelConfig
 from bert_export.errors import UserError
-from bert_export.modeling import weights
-from bert_export.modeling.hugging_face import google_name
+from bert_export.modeling import layouts, weights
+from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
 from bert_export.modeling.optimizer import create_train_op
-from tests.modeling.linkers import TINY, loss_of, masks, random_batch, tiny_linker
+from tests.modeling.linkers import (
+    TINY,
+    VARIANTS,
+    loss_of,
+    masks,
+    random_batch,
+    tiny_linker,
+)
 
 
 def values_of(linker: Linker) -> dict[str, np.ndarray]:
@@ -53,12 +62,14 @@ def write_hugging_face(directory: Path, tensors: Mapping[str, np.ndarray]) -> Pa
     return directory
 
 
-def write_checkpoint(prefix: Path, values: Mapping[str, np.ndarray]) -> str:
+def write_checkpoint(
+    prefix: Path, values: Mapping[str, np.ndarray], resource: bool = False
+) -> str:
     """As google-research/bert writes them: a v1 Saver's checkpoint."""
     prefix.parent.mkdir(exist_ok=True)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, value in values.items():
-            tf.compat.v1.Variable(value, name=name)
+            tf.compat.v1.Variable(value, name=name, use_resource=resource)
         session.run(tf.compat.v1.global_variables_initializer())
         saver = tf.compat.v1.train.Saver()
         return saver.save(session, str(prefix), latest_filename="unread")
@@ -68,8 +79,10 @@ def without_head(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in values.items() if "linker" not in name}
 
 
-def initialized(prefix: str, spans: int = 2) -> tuple[Linker, weights.InitReport]:
-    linker = Linker(TINY, spans)
+def initialized(
+    prefix: str, spans: int = 2, config: BertConfig = TINY
+) -> tuple[Linker, weights.InitReport]:
+    linker = Linker(config, spans)
     return linker, weights.initialize(prefix, linker.variables)
 
 
@@ -122,33 +135,6 @@ def test_half_precision_becomes_float32(tmp_path: Path, dtype: type):
         np.testing.assert_array_equal(found, rounded)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        (
-            "embeddings.word_embeddings.weight",
-            ("bert/embeddings/word_embeddings", False),
-        ),
-        (
-            "bert.encoder.layer.11.attention.self.key.weight",
-            ("bert/encoder/layer_11/attention/self/key/kernel", True),
-        ),
-        (
-            "encoder.layer.0.output.LayerNorm.bias",
-            ("bert/encoder/layer_0/output/LayerNorm/beta", False),
-        ),
-        ("bert.pooler.dense.bias", ("bert/pooler/dense/bias", False)),
-        ("cls.seq_relationship.weight", ("cls.seq_relationship.weight", False)),
-        (
-            "encoder.layer.0.crossattention.x",
-            ("encoder.layer.0.crossattention.x", False),
-        ),
-    ],
-)
-def test_google_name(theirs: str, ours: tuple[str, bool]):
-    assert google_name(theirs) == ours
-
-
 def test_conversion_happens_once_for_the_same_weights(tmp_path: Path):
     directory = write_hugging_face(
         tmp_path / "hf", hugging_face_tensors(tiny_linker(seed=1))
@@ -171,7 +157,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_is_used(tmp_path: Path):
         (directory / "model.safetensors").write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors.*incomplete"):
             weights.prepare_checkpoint(str(directory), tmp_path)
-        assert not list((tmp_path / "init").iterdir())
+        assert not (tmp_path / "init").exists()
 
 
 @pytest.mark.parametrize("how", ["prefix", "directory"])
@@ -186,6 +172,367 @@ def test_google_checkpoint(tmp_path: Path, how: str):
     assert_encoders_equal(linker, source)
     assert report.new == ("linker/bias", "linker/kernel")
     assert report.unused == ("bert/pooler/dense/kernel",)
+
+
+POOLER = {
+    "bert/pooler/dense/kernel": np.zeros([16, 16], np.float32),
+    "bert/pooler/dense/bias": np.zeros([16], np.float32),
+}
+HEADS = {
+    "cls/predictions/output_bias": np.zeros([60], np.float32),
+    "cls/seq_relationship/output_weights": np.zeros([2, 16], np.float32),
+}
+
+
+@pytest.mark.parametrize("resource", [False, True])
+@pytest.mark.parametrize("prefix", ["bert/", "module/bert/", "module/", ""])
+def test_googles_prefixes(tmp_path: Path, prefix: str, resource: bool):
+    source = tiny_linker(seed=1)
+    values = without_head(values_of(source)) | (POOLER if resource else {})
+    values = {
+        f"{prefix}{name.removeprefix('bert/')}": value for name, value in values.items()
+    }
+    if resource:
+        values |= HEADS
+        # A pretraining checkpoint has the optimizer's moments, too.
+        values |= {
+            f"{name}/{moment}": value
+            for name, value in values.items()
+            for moment in ("adam_m", "adam_v")
+        }
+        values["global_step"] = np.int64(7)
+    written = write_checkpoint(tmp_path / "google" / "bert.ckpt", values, resource)
+    config = TINY, Path("bert_config.json")
+    weights.check_pretrained(str(tmp_path / "google"), *config)
+    found = weights.prepare_checkpoint(str(tmp_path / "google"), tmp_path)
+    assert (found == written) == (prefix == "bert/")
+    linker, report = initialized(found)
+    assert_encoders_equal(linker, source)
+    assert set(report.unused) == (
+        {*POOLER, "cls/predictions/output_bias", "cls/seq_relationship/output_weights"}
+        if resource
+        else set()
+    )
+
+
+@pytest.mark.parametrize("variant", ["albert", "electra", "distilbert"])
+def test_googles_checkpoints_of_variants(tmp_path: Path, variant: str):
+    config = VARIANTS[variant]
+    source = tiny_linker(config=config, seed=1)
+    values = without_head(values_of(source))
+    if variant == "electra":
+        values = {name.replace("bert/", "electra/"): v for name, v in values.items()}
+        # The generator shares the embeddings and has an encoder of its own.
+        values |= {
+            name.replace("electra/", "generator/"): np.zeros([4, 4], np.float32)
+            for name in values
+            if "encoder" in name
+        }
+        values["discriminator_predictions/dense/bias"] = np.zeros([16], np.float32)
+    write_checkpoint(tmp_path / "google" / "model.ckpt", values)
+    weights.check_pretrained(str(tmp_path / "google"), config, Path("config.json"))
+    prefix = weights.prepare_checkpoint(str(tmp_path / "google"), tmp_path)
+    linker, report = initialized(prefix, config=config)
+    assert_encoders_equal(linker, source)
+    assert len(report.loaded) == len(source.encoder.variables)
+    assert report.new == ("linker/bias", "linker/kernel")
+    assert ("discriminator_predictions/dense/bias" in report.unused) == (
+        variant == "electra"
+    )
+
+
+class Tree(tf.Module):
+    """Variables at the places that their names are paths to."""
+
+    def __init__(self, values: Mapping[str, np.ndarray]):
+        super().__init__()
+        for name, value in values.items():
+            *path, last = name.split("/")
+            place = self
+            for part in path:
+                if not hasattr(place, part):
+                    setattr(place, part, tf.Module())
+                place = getattr(place, part)
+            setattr(place, last, tf.Variable(value, name="anything"))
+
+
+def object_based(source: Linker, how: str) -> tf.Module:
+    """Objects whose TF2 checkpoint has the encoder's weights in some way."""
+    if how == "variables' names":
+        return source.encoder
+    values = without_head(values_of(source))
+    if how == "places":
+        return Tree(values)
+    module = tf.Module()
+    module.variables_list = []
+    for name, value in values.items():
+        theirs, transform = layouts.from_ours("hub_tf2", name)
+        turned = transform.from_ours(value, TINY.num_attention_heads)
+        module.variables_list.append(tf.Variable(turned, name=theirs))
+    return module
+
+
+@pytest.mark.parametrize("how", ["variables' names", "places", "tf-models' names"])
+def test_object_based_checkpoints(tmp_path: Path, how: str):
+    source = tiny_linker(seed=1)
+    module = object_based(source, how)
+    optimizer = tf.keras.optimizers.legacy.Adam()
+    variables = module.trainable_variables
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+    saver = tf.train.Checkpoint(
+        **({"bert": module.bert} if how == "places" else {"model": module}),
+        optimizer=optimizer,
+    )
+    written = saver.save(str(tmp_path / "tf2" / "ckpt"))
+    assert "VARIABLE_VALUE" in tf.train.list_variables(written)[1][0]
+    weights.check_pretrained(str(tmp_path / "tf2"), TINY, Path("config.json"))
+    prefix = weights.prepare_checkpoint(str(tmp_path / "tf2"), tmp_path / "work")
+    assert prefix != written
+    linker, report = initialized(prefix)
+    assert_encoders_equal(linker, source)
+    assert len(report.loaded) == len(source.encoder.variables)
+
+
+def test_object_based_checkpoints_whose_names_say_nothing(tmp_path: Path):
+    module = tf.Module()
+    module.kept = [tf.Variable(v, name="v") for v in tiny_linker().encoder.variables]
+    tf.train.Checkpoint(model=module).save(str(tmp_path / "tf2" / "ckpt"))
+    with pytest.raises(UserError, match="found the names model/kept/0, model/kept/1"):
+        weights.prepare_checkpoint(str(tmp_path / "tf2"), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+LAYOUTS_OF = {
+    "bert": ("huggingface_bert", "bert."),
+    "albert": ("huggingface_albert", "albert."),
+    "electra": ("huggingface_electra", "electra."),
+    "distilbert": ("huggingface_distilbert", "distilbert."),
+}
+
+
+def tensors_of(variant: str, prefix: bool = True) -> dict[str, np.ndarray]:
+    """A tiny encoder's weights as transformers has them."""
+    config = VARIANTS[variant]
+    layout, before = LAYOUTS_OF[variant]
+    tensors = {}
+    for name, value in without_head(values_of(tiny_linker(config=config))).items():
+        theirs, transform = layouts.from_ours(layout, name)
+        turned = transform.from_ours(value, config.num_attention_heads)
+        tensors[before * prefix + theirs] = turned
+    return tensors
+
+
+def write_variant(
+    directory: Path, variant: str, tensors: Mapping[str, np.ndarray]
+) -> Path:
+    write_hugging_face(directory, tensors)
+    config = dataclasses.asdict(VARIANTS[variant])
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_hugging_faces_variants(tmp_path: Path, variant: str, prefix: bool):
+    config = VARIANTS[variant]
+    directory = write_variant(tmp_path / "hf", variant, tensors_of(variant, prefix))
+    read = BertConfig.from_json(directory / "config.json")
+    assert read == config
+    weights.check_pretrained(str(directory), config, directory / "config.json")
+    found = weights.prepare_checkpoint(str(directory), tmp_path)
+    linker, report = initialized(found, config=config)
+    assert_encoders_equal(linker, tiny_linker(config=config))
+    assert report.unused == ()
+
+
+def shard(directory: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Writes safetensors in two files and an index; returns what that says."""
+    (directory / "model.safetensors").unlink(missing_ok=True)
+    index = {}
+    for number in range(2):
+        file = f"model-{number + 1:05}-of-00002.safetensors"
+        part = dict(list(tensors.items())[number::2])
+        save_file(part, directory / file)
+        index |= dict.fromkeys(part, file)
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
+    (directory / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    return index
+
+
+def test_sharded(tmp_path: Path):
+    directory = write_variant(tmp_path / "hf", "bert", {})
+    shard(directory, tensors_of("bert"))
+    prefix = weights.prepare_checkpoint(str(directory), tmp_path)
+    linker, _ = initialized(prefix)
+    assert_encoders_equal(linker, tiny_linker())
+    assert weights.prepare_checkpoint(str(directory), tmp_path) == prefix
+    # Another second shard is another model.
+    other = {name: value + 1 for name, value in tensors_of("bert").items()}
+    index = shard(directory, other)
+    assert weights.prepare_checkpoint(str(directory), tmp_path) != prefix
+
+    last = directory / sorted(index.values())[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"{last.name}: .* may be incomplete"):
+        weights.prepare_checkpoint(str(directory), tmp_path / "work")
+    last.unlink()
+    with pytest.raises(UserError, match=rf"index\.json: there is no {last.name}"):
+        weights.prepare_checkpoint(str(directory), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "cannot read the index"),
+        ("[]", "cannot read the index"),
+        ('{"weight_map": []}', "cannot read the index"),
+        (
+            '{"weight_map": {"a": "../x.safetensors"}}',
+            "expected names of files beside it",
+        ),
+        ('{"weight_map": {"a": 1}}', "names of files beside it, found 1"),
+        ('{"weight_map": {"a": "x.bin"}}', r"expected names ending in \.safetensors"),
+        ('{"weight_map": {}}', "found the names none"),
+    ],
+)
+def test_a_bad_index_is_named(tmp_path: Path, index: str, message: str):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(index, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        weights.prepare_checkpoint(str(tmp_path), tmp_path / "work")
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is not None, reason="torch is installed"
+)
+def test_pytorchs_files_take_torch(tmp_path: Path):
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"pip install 'bert_export\[pytorch\]'") as e:
+        weights.prepare_checkpoint(str(tmp_path), tmp_path / "work")
+    assert str(file) in str(e.value)
+    # Safetensors beside it are preferred, and need no torch.
+    write_hugging_face(tmp_path, tensors_of("bert"))
+    weights.prepare_checkpoint(str(tmp_path), tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("variant", "change", "message"),
+    [
+        ("bert", {"vocab_size": 61}, "vocab_size is 61, but the weights have 60"),
+        ("bert", {"hidden_size": 24}, "hidden_size is 24, but the weights have 16"),
+        ("bert", {"num_hidden_layers": 2}, "num_hidden_layers is 2, but .* have 3"),
+        ("bert", {"num_hidden_layers": 4}, "num_hidden_layers is 4, but .* have 3"),
+        (
+            "bert",
+            {"intermediate_size": 48, "max_position_embeddings": 32},
+            "max_position_embeddings is 32, but the weights have 24; "
+            "intermediate_size is 48, but the weights have 32",
+        ),
+        ("bert", {"type_vocab_size": 3}, "type_vocab_size is 3, but .* have 2"),
+        (
+            "bert",
+            {"model_type": "distilbert"},
+            r"this distilbert does not fit .*\(huggingface_bert\): type_vocab_size is "
+            "0, but the weights have 2",
+        ),
+        (
+            "distilbert",
+            {"model_type": "bert"},
+            r"this bert does not fit .*\(huggingface_distilbert\): type_vocab_size is "
+            "2, but the weights have 0",
+        ),
+        (
+            "bert",
+            {"model_type": "electra", "embedding_size": 8},
+            "the weights lack bert/embeddings_project/bias, bert/embeddings_project/k",
+        ),
+        (
+            "electra",
+            {"embedding_size": 16},
+            "embedding_size is unset, but the weights have 8",
+        ),
+        ("electra", {"embedding_size": 4}, "embedding_size is 4, but .* have 8"),
+        (
+            "electra",
+            {"model_type": "bert", "embedding_size": None},
+            "embedding_size is unset, but the weights have 8",
+        ),
+        ("albert", {"num_hidden_groups": 1}, "num_hidden_groups is 1, but .* have 2"),
+        ("albert", {"inner_group_num": 1}, "inner_group_num is 1, but .* have 2"),
+        (
+            "albert",
+            {"model_type": "bert"},
+            "num_hidden_groups is unset, but the weights have 2",
+        ),
+    ],
+)
+def test_a_config_that_contradicts_the_weights(
+    tmp_path: Path, variant: str, change: dict[str, Any], message: str
+):
+    directory = write_variant(tmp_path / "hf", variant, tensors_of(variant))
+    values = dataclasses.asdict(VARIANTS[variant]) | change
+    path = directory / "config.json"
+    if values["model_type"] != "albert":
+        values |= {"num_hidden_groups": None, "inner_group_num": 1}
+    if values["type_vocab_size"] == 0 and values["model_type"] != "distilbert":
+        values["type_vocab_size"] = 2
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        weights.check_pretrained(str(directory), BertConfig.from_json(path), path)
+    assert str(caught.value).startswith(f"{path}: this {values['model_type']}")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_with_gaps_and_additions(tmp_path: Path):
+    tensors = tensors_of("bert")
+    kernel = tensors.pop("bert.encoder.layer.1.output.dense.weight")
+    directory = write_variant(tmp_path / "hf", "bert", tensors)
+    path = directory / "config.json"
+    with pytest.raises(
+        UserError, match="the weights lack bert/encoder/layer_1/output/dense/kernel"
+    ):
+        weights.check_pretrained(str(directory), TINY, path)
+    tensors["bert.encoder.layer.1.output.dense.weight"] = kernel[:-1]
+    write_variant(directory, "bert", tensors)
+    with pytest.raises(UserError, match=r"kernel is \[32, 15\], expected \[32, 16\]"):
+        weights.check_pretrained(str(directory), TINY, path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {
+                "roberta.embeddings.word_embeddings.weight": [60, 16],
+                "roberta.encoder.layer.0.output.dense.bias": [16],
+            },
+            "the weights of no encoder that is known: found the names "
+            r"roberta\.embeddings\.word_embeddings\.weight, roberta\.encoder",
+        ),
+        ({name: [1] for name in "abcdef"}, "found the names a, b, c, d and 2 more"),
+        (
+            {
+                "embeddings.word_embeddings.weight": [60, 16],
+                "bert.embeddings.word_embeddings.weight": [60, 16],
+            },
+            "both .*embeddings.word_embeddings.weight and .* are "
+            "bert/embeddings/word_embeddings here; expected the weights of one",
+        ),
+    ],
+)
+def test_other_weights_are_refused(
+    tmp_path: Path, tensors: dict[str, list[int]], message: str
+):
+    values = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
+    directory = write_hugging_face(tmp_path / "hf", values)
+    with pytest.raises(UserError, match=message) as caught:
+        weights.prepare_checkpoint(str(directory), tmp_path / "work")
+    assert str(caught.value).startswith(str(directory / "model.safetensors"))
+    assert not (tmp_path / "work").exists()
 
 
 def test_initializers_read_the_checkpoint_in_a_graph(tmp_path: Path):

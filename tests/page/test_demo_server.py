@@ -64,6 +64,20 @@ def test_other_missing_files(artifact: Path, name: str) -> None:
     assert_refused(artifact, name)
 
 
+def test_a_tokenizer_that_the_page_lacks(artifact: Path) -> None:
+    path = artifact / "model.json"
+    model = json.loads(path.read_text())
+    features = model["userDefinedMetadata"]["bert_export"]["features"]
+    assert features["tokenizer"] == "wordpiece"
+    features["tokenizer"] = "sentencepiece"
+    path.write_text(json.dumps(model))
+    assert_refused(artifact, "no linking page, as the page cannot tokenize with sente")
+    # Of before there was a choice.
+    del features["tokenizer"]
+    path.write_text(json.dumps(model))
+    demo_server.check(artifact)
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

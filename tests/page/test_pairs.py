@@ -41,7 +41,7 @@ def test_pairs_are_those_of_training(marker: str, max_seq_length: int) -> None:
     features = FeaturesConfig(max_seq_length=max_seq_length, mention_marker=marker)
     pairs = random_pairs(700)
     text, start, end, candidate = (tf.constant(column) for column in zip(*pairs))
-    encoded = PairEncoder(tiny_text.VOCAB, features)(text, start, end, candidate)
+    encoded = PairEncoder(tiny_text.TOKENIZER, features)(text, start, end, candidate)
     found = modules.encode(
         vocab=tiny_text.VOCAB,
         characters=modules.characters(),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bert_export.config import FeaturesConfig
 from bert_export.corpus import jsonl
 from bert_export.corpus.records import BadRecords
 from bert_export.features.tokenizer import WordPiece, load_vocab
@@ -26,9 +27,10 @@ def expected(
     vocab: Sequence[str], texts: Sequence[str], lower_case: bool = True
 ) -> list[dict[str, list[int]]]:
     """Ids, starts and ends; offsets in code points, rounded out to whole ones."""
+    tokenizer = WordPiece(vocab, FeaturesConfig(lower_case=lower_case))
     ids, starts, ends = (
         ragged.to_list()
-        for ragged in WordPiece(vocab, lower_case).tokenize_with_offsets(
+        for ragged in tokenizer.tokenize_with_offsets(
             tf.constant([text.encode() for text in texts])
         )
     )

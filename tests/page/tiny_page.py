@@ -74,7 +74,7 @@ def write(directory: Path, nil_threshold: float = 0.0) -> Path:
     directory.mkdir(parents=True)
     model = tiny_text.shared()
     tfjs.write(model, directory, "float32", [])
-    saved_model.write_vocab(directory, model.vocab)
+    saved_model.write_vocab(directory, model.tokenizer)
     tfjs_page.write(
         directory,
         corpus(),
@@ -113,7 +113,7 @@ def scores(text: str, start: int, end: int) -> dict[str, float]:
     ids = corpus().aliases.lookup(text[start:end])
     segments = [entity_text(entities[entity_id]) for entity_id in ids]
     count = len(ids)
-    encoded = PairEncoder(model.vocab, model.features)(
+    encoded = PairEncoder(model.tokenizer, model.features)(
         tf.constant([text] * count),
         tf.constant([start] * count),
         tf.constant([end] * count),

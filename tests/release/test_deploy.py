@@ -33,7 +33,7 @@ from bert_export.errors import StageError, UserError
 from bert_export.export import onnx, openvino, requests, saved_model, serving_model
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.release import deploy, manifest
-from tests import tiny_artifact
+from tests import environments, tiny_artifact
 from tests.release import model_server
 
 NAME = "tiny.linker"
@@ -71,7 +71,7 @@ def export_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             module = {"serving_model": serving_model, "onnx": onnx}[target.format]
             module.write(trained_linker(), directory, target.precision, [])
-        saved_model.write_vocab(directory, tiny_artifact.VOCAB)
+        saved_model.write_vocab(directory, tiny_artifact.TOKENIZER)
         requests.write_golden(directory, golden)
         describe(directory, target)
     return root
@@ -82,7 +82,7 @@ def trained_linker() -> TrainedLinker:
         tiny_artifact.trained().checkpoint,
         tiny_artifact.BERT,
         FeaturesConfig(max_seq_length=20),
-        tiny_artifact.VOCAB,
+        tiny_artifact.TOKENIZER,
     )
 
 
@@ -843,24 +843,14 @@ for path in sys.argv[1:]:
 @pytest.mark.slow
 def test_kserves_own_models_take_the_services(deployed: Path, tmp_path: Path) -> None:
     # Its protobuf is too new for TensorFlow 2.15, hence an environment of its own.
-    environment = tmp_path / "kserve"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    python = environment / "bin" / "python"
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "kserve==0.21.0"], check=True
-    )
+    python = environments.interpreter("kserve==0.21.0")
     services = sorted((deployed / "kserve").glob("*.yaml"))
     assert len(services) == 2
     script = tmp_path / "check.py"
     script.write_text(CHECK_KSERVE)
 
     def check(*paths: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(python), str(script), *map(str, paths)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return environments.run(python, script, *paths)
 
     result = check(*services)
     assert result.returncode == 0, result.stderr

@@ -119,6 +119,8 @@ def test_manifest_of_an_artifact():
         "tolerance",
         "max_seq_length",
         "features",
+        "tokenizer",
+        "encoder",
         "config",
         "metrics",
         "data_fingerprint",
@@ -134,7 +136,12 @@ def test_manifest_of_an_artifact():
     assert content["max_seq_length"] == 20
     assert content["features"]["span_fields"] == ["start_ps", "end_ps"]
     assert {"python", "tensorflow", "numpy"} <= set(content["packages"])
-    assert "/" not in json.dumps({**content, "files": {}, "contract": {}})
+    paths = {"files": {}, "contract": {}, "tokenizer": {}}
+    assert "/" not in json.dumps(content | paths)
+    assert content["tokenizer"] == {
+        "type": "wordpiece",
+        "file": "assets.extra/vocab.txt",
+    }
 
 
 def test_every_file_is_listed_but_the_manifest_and_the_tests_results(tmp_path):

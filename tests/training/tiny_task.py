@@ -17,6 +17,7 @@ from bert_export.corpus.records import BadRecords, Mention
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.records import RecordSet, write_split
 from bert_export.features.spec import FeatureSpec
+from bert_export.features.tokenizer import WordPiece
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.training.model_fn import ModelParams
 
@@ -66,7 +67,7 @@ def mentions(count: int, seed: int, nil: float = 0.0) -> list[Mention]:
 
 @functools.cache
 def _encoder(features: FeaturesConfig) -> PairEncoder:
-    return PairEncoder(VOCAB, features)
+    return PairEncoder(WordPiece(VOCAB, features), features)
 
 
 def write(

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_export.export import serving_model
+from bert_export.features.tokenizer import WordPiece
 from bert_export.release import manifest
 from bert_export.verification import run, smoke_test
 from tests import tiny_text
@@ -100,7 +101,7 @@ def test_missing_signature(artifact, signature):
 
 def test_altered_vocabulary(artifact):
     """Two word pieces swapped: ids move."""
-    path = artifact / smoke_test.VOCAB_ASSET
+    path = artifact / "assets/vocab.txt"
     pieces = path.read_text().split("\n")
     first, second = pieces.index("place"), pieces.index("river")
     pieces[first], pieces[second] = pieces[second], pieces[first]
@@ -110,7 +111,7 @@ def test_altered_vocabulary(artifact):
     assert set(found) == {"vocabulary"}
     assert "differs from assets.extra/vocab.txt" in found["vocabulary"]
     # Both copies alike.
-    shutil.copy(path, artifact / smoke_test.VOCAB)
+    shutil.copy(path, artifact / "assets.extra/vocab.txt")
     rehash(artifact)
     found = text_failures(artifact)
     assert set(found) == {"vocabulary"}
@@ -122,7 +123,9 @@ def test_graph_with_another_vocabulary(artifact):
     pieces = list(tiny_text.VOCAB)
     first, second = pieces.index("bank"), pieces.index("river")
     pieces[first], pieces[second] = pieces[second], pieces[first]
-    rewrite(artifact, dataclasses.replace(tiny_text.shared(), vocab=pieces))
+    rewrite(
+        artifact, dataclasses.replace(tiny_text.shared(), tokenizer=WordPiece(pieces))
+    )
     found = text_failures(artifact)
     for loader in ("session", "function"):
         assert "differs by" in found[f"replay:text:{loader}"]

@@ -28,7 +28,7 @@ def model() -> linker_graph.TrainedLinker:
     trained = tiny_artifact.trained()
     features = FeaturesConfig(max_seq_length=trained.spec.max_seq_length)
     return linker_graph.TrainedLinker(
-        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.VOCAB
+        trained.checkpoint, tiny_artifact.BERT, features, tiny_artifact.TOKENIZER
     )
 
 
@@ -109,7 +109,7 @@ def _write_onnx(path: Path) -> None:
 def describe(directory: Path, target: Target) -> Path:
     """Adds to a format's own files all that makes an artifact."""
     trained = tiny_artifact.trained()
-    saved_model.write_vocab(directory, tiny_artifact.VOCAB)
+    saved_model.write_vocab(directory, tiny_artifact.TOKENIZER)
     requests.write_golden(directory, _golden())
     content = manifest.build(
         directory,
@@ -120,6 +120,7 @@ def describe(directory: Path, target: Target) -> Path:
         metrics={"link_accuracy": 0.5},
         data_fingerprint="0" * 64,
         target=target,
+        hidden_size=tiny_artifact.BERT.hidden_size,
         notes=["made for a test"],
     )
     manifest.write(directory, content)

@@ -13,7 +13,7 @@ from bert_export.export import requests
 from bert_export.export.linker_graph import TrainedLinker
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.records import RecordSet
-from bert_export.features.tokenizer import load_vocab
+from bert_export.features.tokenizer import load_tokenizer
 from bert_export.modeling import weights
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
@@ -60,7 +60,10 @@ def trained(workdir: Path) -> tuple[TrainedLinker, dict[str, np.ndarray]]:
         choose_checkpoint(config, workdir),
         BertConfig.from_json(weights.bert_config_path(config.model)),
         config.features,
-        load_vocab(weights.vocab_path(config.model)),
+        load_tokenizer(
+            weights.vocab_path(config.model, config.features.tokenizer),
+            config.features,
+        ),
     )
     records = RecordSet.load(workdir / "records", "test")
     ends = np.cumsum(records.mention_sizes)
@@ -85,7 +88,7 @@ def untrained(
         str(directory / "linker.ckpt"),
         BertConfig.from_json(weights.bert_config_path(source)),
         FeaturesConfig(),
-        load_vocab(weights.vocab_path(source)),
+        load_tokenizer(weights.vocab_path(source), FeaturesConfig()),
     )
     linker = Linker(model.bert, num_span_fields=len(model.spec.span_fields))
     if source.pretrained:
@@ -100,7 +103,7 @@ def untrained(
     }
     tf.compat.v1.train.Saver(by_name).save(None, model.checkpoint)
     start = TEXT.rindex(MENTION)
-    pairs = PairEncoder(model.vocab, model.features)(
+    pairs = PairEncoder(model.tokenizer, model.features)(
         tf.constant([TEXT] * PAIRS),
         tf.constant([start] * PAIRS, tf.int64),
         tf.constant([start + len(MENTION)] * PAIRS, tf.int64),
