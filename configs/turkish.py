@@ -29,8 +29,9 @@ def get_config():
     config.train.epochs = 1.0
     config.train.max_steps = 1600
     config.train.shuffle_mentions = 100000
-    config.train.learning_rate = 1e-4
+    # At 1e-4 all pairs soon get one score.
+    config.train.learning_rate = 4e-5
     config.train.bfloat16 = True
-    config.train.save_checkpoints_steps = 400
-    config.eval.checkpoint_mentions = 600
+    config.train.save_checkpoints_steps = 200
+    config.eval.checkpoint_mentions = 400
     return config

@@ -183,8 +183,11 @@ def test_retry(address: str, chromium: str) -> None:
 
 
 def test_offline_after_a_visit_and_ctrl_c_ends_the_server(chromium: str) -> None:
+    # A shell's job in the background, and all that it starts, ignores Ctrl-C.
     code = (
-        "import sys; from pathlib import Path; from bert_export import demo_server;"
+        "import signal, sys; from pathlib import Path;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from bert_export import demo_server;"
         "demo_server.serve(Path(sys.argv[1]), 0)"
     )
     with subprocess.Popen(

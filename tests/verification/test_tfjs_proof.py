@@ -144,11 +144,13 @@ def test_without_chromium_its_runtimes_are_skipped(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float16", "uint8"])
-def test_whole_proof_of_compressed_weights(precision, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "benchmark"), [("float16", False), ("uint8", True)]
+)
+def test_whole_proof_of_compressed_weights(precision, benchmark, tmp_path):
     artifact = Path(shutil.copytree(exported(precision), tmp_path / "artifact"))
     result = proof.prove(
-        artifact, tiny_formats.held_out().path, 100.0, benchmark=True, seconds=0.1
+        artifact, tiny_formats.held_out().path, 100.0, benchmark=benchmark, seconds=0.1
     )
     assert result == json.loads((artifact / "proof.json").read_text())
     found = checks(result)
@@ -156,15 +158,17 @@ def test_whole_proof_of_compressed_weights(precision, tmp_path):
     # Compressed, but alike everywhere.
     assert figures["max_difference"] > 1e-5
     for runtime, own in figures["runtimes"].items():
-        assert own["latency"]["mention"]["median_ms"] > 0
-        assert own["rss_bytes"] > 2e7
+        if benchmark:
+            assert own["latency"]["mention"]["median_ms"] > 0
+            assert own["rss_bytes"] > 2e7
         if runtime != "node-tfjs":
             assert found[f"{runtime}: same"][0] == "passed"
             assert own["same_difference"] < 1e-4
         assert (f"{runtime}: accuracy" in found) == (
             runtime in ("node-tfjs", "node-wasm")
         )
-    assert figures["latency"] == figures["runtimes"]["node-tfjs"]["latency"]
+    assert figures.get("latency") == figures["runtimes"]["node-tfjs"].get("latency")
+    assert ("latency" in figures) == benchmark
 
 
 def test_latency_and_memory_are_the_runtimes(tmp_path):
