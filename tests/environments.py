@@ -59,7 +59,7 @@ def _install(python: Path, arguments: tuple[str, ...], uv: bool = True) -> None:
     installer = (
         [found, "pip", "install", f"--python={python}"]
         if found
-        else [python, "-m", "pip", "install", "--quiet"]
+        else [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     )
     done = run(*installer, *arguments)
     if done.returncode != 0:
