@@ -157,8 +157,11 @@ def test_keras_trains_it(modules, variant):
     keras_model = tf.keras.Model(inputs, output)
     keras_model.compile(tf.keras.optimizers.Adam(1e-3), "mse")
     data = {name: value.numpy() for name, value in encoder_inputs(model).items()}
-    losses = keras_model.fit(data, np.ones([5, 1]), epochs=8, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
+    # Far from every answer, and judged without dropout: each step must come nearer.
+    wanted = np.full([5, 1], 10.0)
+    loss_before = keras_model.evaluate(data, wanted, verbose=0)
+    keras_model.fit(data, wanted, epochs=8, verbose=0)
+    assert keras_model.evaluate(data, wanted, verbose=0) < loss_before
     assert len(before) == len(BertEncoder(model.bert).variables)
     changed = [
         np.abs(new.numpy() - old).max() > 0
