@@ -11,7 +11,7 @@ from absl import flags
 
 from bert_export import commands, config_file
 from bert_export.config import check_key
-from bert_export.errors import StageError, UserError
+from bert_export.errors import Failure, UserError
 
 _HELP = ("--help", "-h", "-help", "--helpshort", "-helpshort")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
       argv: program name, command and flags, as in `sys.argv`.
 
     Returns:
-      The exit code: 0 done, 2 usage or bad input, 1 a stage failed, 130 interrupted.
+      The exit code: 0 done, 130 interrupted, or that of the failure (see `errors`).
     """
     # TensorFlow reads this when it is first imported; 3 leaves only fatal errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -46,12 +46,9 @@ def main(argv: list[str]) -> int:
                 f"found {' '.join(given) or 'nothing'}"
             )
         commands.COMMANDS[command](*given)
-    except UserError as error:
+    except Failure as error:
         print(f"bert-export: {error}", file=sys.stderr)
-        return 2
-    except StageError as error:
-        print(f"bert-export: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

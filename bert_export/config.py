@@ -250,6 +250,40 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """What a retrained model must hold against the one in production."""
+
+    # JSON Lines of mentions that stay the same from run to run; unset: none.
+    golden_mentions: str | None = None
+    # Mentions of eval.split that both models score; unset: all.
+    max_mentions: int | None = None
+    # Points that link accuracy, MRR and NIL F1 may fall, at the lower end of the
+    # interval that `confidence` gives.
+    max_drop: float = 2.0
+    # The same on the golden mentions.
+    golden_max_drop: float = 2.0
+    # Points of link accuracy that a slice of min_slice_mentions or more may fall.
+    slice_max_drop: float = 10.0
+    min_slice_mentions: int = 30
+    # Of the paired bootstrap's one-sided interval.
+    confidence: float = 0.95
+    bootstrap_samples: int = 2000
+    # Percent of the held-out mentions that even a first model must link rightly.
+    min_link_accuracy: float = 0.0
+    # Times the size, and the median latency, of the model in production.
+    max_size_ratio: float = 1.25
+    max_latency_ratio: float = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseConfig:
+    """The model base."""
+
+    # Versions that stay in the model base; the current and the previous always do.
+    keep_versions: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """An artifact to write."""
 
@@ -307,6 +341,8 @@ class Config:
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
+    gate: GateConfig = GateConfig()
+    release: ReleaseConfig = ReleaseConfig()
 
     def to_json(self) -> str:
         """This config as JSON that `read_json` reads back unchanged."""
@@ -619,3 +655,15 @@ def _check_values(config: Config) -> None:
         "export.warmup_requests",
         "0 to 1000, TF Serving's limit",
     )
+    gate = config.gate
+    for key in ("max_drop", "golden_max_drop", "slice_max_drop", "min_link_accuracy"):
+        require(0 <= getattr(gate, key) <= 100, f"gate.{key}", "0 to 100 points")
+    for key in ("min_slice_mentions", "bootstrap_samples"):
+        require(getattr(gate, key) >= 1, f"gate.{key}", "1 or more")
+    require(0.5 <= gate.confidence < 1, "gate.confidence", "0.5 up, below 1")
+    for key in ("max_size_ratio", "max_latency_ratio"):
+        value = getattr(gate, key)
+        require(value > 0 and math.isfinite(value), f"gate.{key}", "more than 0")
+    value = gate.max_mentions
+    require(value is None or value >= 1, "gate.max_mentions", "1 or more")
+    require(config.release.keep_versions >= 2, "release.keep_versions", "2 or more")

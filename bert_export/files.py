@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Container
+import shutil
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,22 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill; a reader sees it whole, or what was there before it.
+
+    Yields:
+      A hidden sibling, empty, that takes the path's place, and the place of what is
+      there, when the context ends. Nothing is left of it if that ends in an error.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
