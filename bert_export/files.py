@@ -79,18 +79,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill; a reader sees it whole, or what was there before it.
+    """A directory to fill; a reader sees it whole or not at all.
+
+    If another process makes the same directory meanwhile, that one stays.
 
     Yields:
-      A hidden sibling, empty, that takes the path's place, and the place of what is
-      there, when the context ends. Nothing is left of it if that ends in an error.
+      A hidden sibling, empty, that becomes `path` when the context ends. Nothing is
+      left of it if that ends in an error.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            if not path.is_dir():
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

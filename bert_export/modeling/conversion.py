@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_export.errors import UserError
-from bert_export.files import sha256_file
+from bert_export.files import new_directory, sha256_file
 from bert_export.modeling import checkpoint, hugging_face, layouts
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.encoder import BertEncoder
@@ -186,18 +184,12 @@ def convert(source: Source, cache_dir: Path) -> str:
     """
     directory = cache_dir / f"{_fingerprint(source.path)[:16]}-{FORMAT}"
     if not directory.exists():
-        partial = directory.with_name(f"{directory.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            values = {
-                name: transform.to_ours(tensor.read())
-                for name, (tensor, transform) in source.tensors.items()
-            }
-            partial.mkdir(parents=True)
+        values = {
+            name: transform.to_ours(tensor.read())
+            for name, (tensor, transform) in source.tensors.items()
+        }
+        with new_directory(directory) as partial:
             write_checkpoint(partial, values)
-            partial.replace(directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return str(directory / CHECKPOINT_NAME)
 
 

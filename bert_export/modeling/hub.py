@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_export.errors import UserError
-from bert_export.files import sha256_file, write_json
+from bert_export.files import new_directory, sha256_file, write_json
 from bert_export.modeling import conversion, layouts
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.encoder import BertEncoder
@@ -29,7 +29,6 @@ from bert_export.modeling.encoder import BertEncoder
 PREFIX = "hub:"
 SAVED_MODEL = tf.saved_model.SAVED_MODEL_FILENAME_PB
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
-CHECKPOINT_NAME = "bert_model.ckpt"
 CONFIG_NAME = "bert_config.json"
 # What a module's assets are called in the converted directory, by their suffix.
 VOCAB_NAMES = {".txt": "vocab.txt", ".model": "spiece.model"}
@@ -102,13 +101,9 @@ def convert(handle: str) -> Path:
         cache = Path(resolver.tfhub_cache_dir(use_temp=True))
         target = cache / f"bert_export-{fingerprint[:16]}-{FORMAT}"
         if not target.exists():
-            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                _write(handle, _read(handle, path), partial)
-                partial.replace(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            contents = _read(handle, path)
+            with new_directory(target) as partial:
+                _write(handle, contents, partial)
     return target
 
 
@@ -315,14 +310,7 @@ def _lower_case(module: Any) -> bool | None:
 def _write(handle: str, contents: _Contents, directory: Path) -> None:
     """Writes the checkpoint, its BERT config and the vocabulary."""
     config = _find_config(handle, contents)
-    directory.mkdir(parents=True)
-    with tf.init_scope():
-        tf.raw_ops.SaveV2(
-            prefix=str(directory / CHECKPOINT_NAME),
-            tensor_names=list(contents.weights),
-            shape_and_slices=[""] * len(contents.weights),
-            tensors=list(contents.weights.values()),
-        )
+    conversion.write_checkpoint(directory, contents.weights)
     write_json(directory / CONFIG_NAME, dataclasses.asdict(config))
     write_json(directory / _MODULE_FILE, {"lower_case": contents.lower_case})
     if contents.vocab is not None:

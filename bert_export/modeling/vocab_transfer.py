@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from bert_export.features.tokenizer import (
     WordPiece,
     load_tokenizer,
 )
-from bert_export.files import write_json
+from bert_export.files import new_directory, write_json
 from bert_export.modeling import conversion, layouts, weights
 from bert_export.modeling.bert_config import BertConfig
 
@@ -270,13 +268,7 @@ def _write(
     tokenizer: Tokenizer,
 ) -> None:
     """Writes the directory; a reader sees it whole or not at all."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(output) as partial:
         conversion.write_checkpoint(partial, values)
         write_json(partial / "bert_config.json", dict(config))
         (partial / tokenizer.file_name).write_bytes(tokenizer.content)
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -96,7 +96,6 @@ def build(
     metrics: Mapping[str, Any],
     data_fingerprint: str,
     target: Target = _SAVED_MODEL,
-    hidden_size: int = -1,
     encoder: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -111,7 +110,6 @@ def build(
       metrics: the checkpoint's evaluation, as JSON values.
       data_fingerprint: identifies the training data.
       target: the artifact's format and precision.
-      hidden_size: the encoder's, which a hub module's contract names.
       encoder: its BERT config, variant included, as JSON values.
       notes: sentences on what was decided or is lost in this format.
 
@@ -120,6 +118,8 @@ def build(
     """
     # A config of before there was a choice does not say.
     tokenizer = config.get("features", {}).get("tokenizer", "wordpiece")
+    encoder = dict(encoder or {})
+    hidden_size = encoder.get("hidden_size", -1)
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -136,7 +136,7 @@ def build(
             "type": tokenizer,
             "file": saved_model.vocab_path(tokenizer),
         },
-        "encoder": dict(encoder or {}),
+        "encoder": encoder,
         "config": dict(config),
         "metrics": dict(metrics),
         "data_fingerprint": data_fingerprint,

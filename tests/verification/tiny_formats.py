@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import shutil
@@ -120,7 +121,7 @@ def describe(directory: Path, target: Target) -> Path:
         metrics={"link_accuracy": 0.5},
         data_fingerprint="0" * 64,
         target=target,
-        hidden_size=tiny_artifact.BERT.hidden_size,
+        encoder=dataclasses.asdict(tiny_artifact.BERT),
         notes=["made for a test"],
     )
     manifest.write(directory, content)
