@@ -6,7 +6,7 @@ import argparse
 import base64
 import dataclasses
 import functools
-import pickle
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_export.config import Config
+from bert_export.config import Config, FeaturesConfig
 from bert_export.errors import StageError
 from bert_export.export import linker_graph, saved_model
 from bert_export.export.linker_graph import OUTPUTS, TrainedLinker
+from bert_export.features.spec import FeatureSpec
 from bert_export.files import sha256_file, write_json
+from bert_export.modeling.bert_config import BertConfig
 from bert_export.training.estimator import create_estimator
 from bert_export.training.model_fn import PROBABILITIES, SCORE, ModelParams
 from bert_export.verification import proof, prove, report
@@ -217,8 +219,15 @@ def _measure_estimator(
     model: TrainedLinker, held_out: Path, directory: Path
 ) -> dict[str, Any]:
     """The figures of `prove.benchmark` for `estimator.predict`."""
-    described = directory / "model.pickle"
-    described.write_bytes(pickle.dumps(model))
+    described = directory / "model.json"
+    write_json(
+        described,
+        {
+            "checkpoint": model.checkpoint,
+            "bert": dataclasses.asdict(model.bert),
+            "features": dataclasses.asdict(model.features),
+        },
+    )
     root = str(Path(__file__).parents[2])
     program = (
         f"import sys; sys.path.insert(0, {root!r}); "
@@ -240,10 +249,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("held_out", type=Path)
     parser.add_argument("--part", choices=["first_answer", "latency"], required=True)
     args = parser.parse_args(arguments)
-    model: TrainedLinker = pickle.loads(args.model.read_bytes())
+    described = json.loads(args.model.read_text(encoding="utf-8"))
+    features = FeaturesConfig(
+        # JSON has lists for tuples.
+        **{
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in described["features"].items()
+        }
+    )
     held_out = prove.read_held_out(args.held_out)
     with tempfile.TemporaryDirectory() as model_dir:
-        answer = functools.partial(_predict, _estimator(model, Path(model_dir)), model)
+        estimator = _estimator(
+            BertConfig(**described["bert"]), features, Path(model_dir)
+        )
+        answer = functools.partial(
+            _predict,
+            estimator,
+            described["checkpoint"],
+            FeatureSpec.from_config(features),
+        )
         if args.part == "first_answer":
             answer(held_out.typical_mention())
             prove.print_result(prove.memory())
@@ -265,17 +289,22 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def _estimator(model: TrainedLinker, model_dir: Path) -> Any:
-    config = Config(features=model.features)
+def _estimator(bert: BertConfig, features: FeaturesConfig, model_dir: Path) -> Any:
+    config = Config(features=features)
     params = ModelParams(
-        model.spec, model.bert, config.train, num_train_steps=1, pretrained=None
+        FeatureSpec.from_config(features),
+        bert,
+        config.train,
+        num_train_steps=1,
+        pretrained=None,
     )
     return create_estimator(config, params, model_dir)
 
 
-def _predict(estimator: Any, model: TrainedLinker, rows: Sequence[prove.Row]) -> None:
+def _predict(
+    estimator: Any, checkpoint: str, spec: FeatureSpec, rows: Sequence[prove.Row]
+) -> None:
     """One request: a call of `estimator.predict` with a batch of unpadded rows."""
-    spec = model.spec
     longest = max(row.tokens.shape[1] for row in rows)
     tokens = np.zeros((len(spec.sequence_names), len(rows), longest), np.int64)
     for number, row in enumerate(rows):
@@ -285,6 +314,6 @@ def _predict(estimator: Any, model: TrainedLinker, rows: Sequence[prove.Row]) ->
     features.update(zip(spec.span_fields, spans))
     for _ in estimator.predict(
         lambda: tf.data.Dataset.from_tensors(features),
-        checkpoint_path=model.checkpoint,
+        checkpoint_path=checkpoint,
     ):
         pass

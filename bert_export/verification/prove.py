@@ -831,7 +831,7 @@ def read_held_out(path: Path) -> HeldOut:
         entity is not among the candidates; `probabilities` [pairs, 2] and `score`
         [pairs] of the trained model.
     """
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         data = dict(stored)
     tokens = np.stack([data[n] for n in ("input_ids", "input_mask", "segment_ids")])
     splits = data["row_splits"].tolist()
@@ -1287,7 +1287,7 @@ def check_same(artifact: Artifact, held_out: Path, answers: Path) -> str:
 
     Whatever an artifact's precision, its runtimes compute the same.
     """
-    with np.load(answers) as stored:
+    with np.load(answers, allow_pickle=False) as stored:
         full = dataclasses.replace(read_held_out(held_out), **stored)
     found = artifact["held-out probabilities"]
     reference = full.spread(len(artifact["held-out requests"].sizes))
