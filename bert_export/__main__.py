@@ -11,7 +11,7 @@ from absl import flags
 
 from bert_export import commands, config_file
 from bert_export.config import check_key
-from bert_export.errors import Failure, UserError
+from bert_export.errors import Failure, Terminated, UserError
 
 _HELP = ("--help", "-h", "-help", "--helpshort", "-helpshort")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
                 f"found {' '.join(given) or 'nothing'}"
             )
         commands.COMMANDS[command](*given)
-    except Failure as error:
+    except (Failure, Terminated) as error:
         print(f"bert-export: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
+import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -17,6 +19,7 @@ from bert_export import config_file
 from bert_export.config import (
     CONVERTED_BUILDERS,
     PRECISIONS,
+    RETRAIN_STAGES,
     SAVED_MODELS,
     TOKENIZER_FILES,
     Config,
@@ -26,9 +29,13 @@ from bert_export.config import (
     check_converted,
     resolve,
 )
-from bert_export.errors import UserError
+from bert_export.errors import Damaged, UserError
 from bert_export.files import write_bytes
 from bert_export.workdir import CONFIG_FILE, record_config
+
+if TYPE_CHECKING:
+    from bert_export import beam_tasks
+    from bert_export.release.model_base import ModelBase
 
 # TensorFlow takes seconds to import, so what needs it is imported inside commands,
 # and only once config and flags are known to be good.
@@ -67,11 +74,30 @@ _MAX_BAD_RECORDS = flags.DEFINE_integer(
     lower_bound=0,
 )
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Sets config.export.dir.")
+_MODEL_BASE = flags.DEFINE_string(
+    "model_base",
+    None,
+    "retrain, rollback, versions, verify_version: the directory, or URL of fsspec, "
+    "under which published models are.",
+)
+_NAME = flags.DEFINE_string(
+    "name",
+    None,
+    "rollback, versions, verify_version: the model's name below --model_base. "
+    "Default: that of the config.",
+)
+_VERSION = flags.DEFINE_integer(
+    "version",
+    None,
+    "rollback: where to go. Default: the version before the current one. "
+    "verify_version: what to check. Default: the current one.",
+    lower_bound=1,
+)
 _ARTIFACT = flags.DEFINE_string(
     "artifact",
     None,
-    "smoke_test, link, demo: the version directory to load. Default: the workdir's "
-    "newest.",
+    "smoke_test, link, batch_link, demo: the version directory to load. Default: the "
+    "workdir's newest.",
 )
 _TEXT = flags.DEFINE_multi_string(
     "text", [], "link: a sentence with its mention in [[double brackets]]"
@@ -79,12 +105,15 @@ _TEXT = flags.DEFINE_multi_string(
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "link: a file of such sentences or of mentions as JSON Lines; - is standard input.",
+    "link: a file of such sentences or of mentions as JSON Lines; - is standard input. "
+    "batch_link: files or patterns, joined by commas, of mentions as JSON Lines, gzip "
+    "or not, or as .tfrecord.",
 )
 _ENTITIES = flags.DEFINE_string(
     "entities",
     None,
-    "link: entities to link to. Default: those of the corpus. convert_corpus: the "
+    "link, batch_link: entities to link to. Default: those of the corpus. "
+    "convert_corpus: the "
     "file, or directory, of entities.",
 )
 _MENTIONS = flags.DEFINE_string(
@@ -133,7 +162,10 @@ _TOP = flags.DEFINE_integer(
     "top", 3, "link: candidates to show of each mention.", lower_bound=1
 )
 _JSON = flags.DEFINE_boolean(
-    "json", False, "link: print JSON Lines. candidates: print JSON."
+    "json",
+    False,
+    "link: print JSON Lines. candidates, versions: print JSON. retrain: print the "
+    "summary.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -152,7 +184,8 @@ _OUTPUT_GRAPH = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite",
     False,
-    "freeze, candidates, convert_corpus, train_vocab: replace existing files.",
+    "freeze, candidates, convert_corpus, train_vocab, batch_link: replace existing "
+    "files.",
 )
 _CHECK_INPUTS = flags.DEFINE_string(
     "check_inputs",
@@ -217,7 +250,9 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "train_vocab: the file to write. Default: config.model.vocab. candidates: a "
-    ".jsonl, .jsonl.gz or .sqlite file for the alias table. Default: none.",
+    ".jsonl, .jsonl.gz or .sqlite file for the alias table. Default: none. "
+    "batch_link: what the paths of all results begin with; TFRecords are written if it "
+    "ends in .tfrecord.",
 )
 _MODEL_TYPE = flags.DEFINE_enum(
     "model_type",
@@ -244,6 +279,57 @@ _SPLIT = flags.DEFINE_enum(
     ["train", "dev", "test"],
     "candidates: whose mentions to look up. Default: config.eval.split.",
 )
+_RUNNER = flags.DEFINE_string(
+    "runner",
+    None,
+    "prepare, batch_link: Apache Beam's DirectRunner, FlinkRunner, SparkRunner, … "
+    "Default: batch_link DirectRunner; prepare works in one process.",
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "prepare, batch_link: processes of the DirectRunner. Default: one a core.",
+    lower_bound=1,
+)
+_BEAM_ARGS = flags.DEFINE_multi_string(
+    "beam_args",
+    [],
+    "prepare, batch_link: options of Apache Beam and of the runner, in quotes.",
+)
+_SHARD_MENTIONS = flags.DEFINE_integer(
+    "shard_mentions",
+    20000,
+    "batch_link: mentions of an output file, which is the least that a killed run "
+    "does again.",
+    lower_bound=1,
+)
+_FORCE = flags.DEFINE_boolean(
+    "force", False, "retrain: even if nothing has changed since the last success."
+)
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "retrain: end with the gate's verdict; the same as --until=gate."
+)
+_UNTIL = flags.DEFINE_enum(
+    "until",
+    None,
+    list(RETRAIN_STAGES),
+    "retrain: end after this stage; another start goes on from there.",
+)
+_WARM_START = flags.DEFINE_boolean(
+    "warm_start",
+    False,
+    "retrain: train on from the model in production, not from pretrained weights.",
+)
+_NOTIFY_COMMAND = flags.DEFINE_string(
+    "notify_command",
+    None,
+    "retrain: a command that is given the run's summary, JSON, on standard input.",
+)
+_METRICS_FILE = flags.DEFINE_string(
+    "metrics_file",
+    None,
+    "retrain: a .prom file for Prometheus' node_exporter to collect.",
+)
 _PORT = flags.DEFINE_integer(
     "port", 8000, "demo: the port to serve at; 0 for any.", 0, 65535
 )
@@ -266,10 +352,18 @@ def run() -> None:
 def prepare() -> None:
     """Read the corpus and write its pairs as TFRecords."""
     config, workdir = _config_and_workdir()
+    workers = None
+    if _RUNNER.value:
+        workers = _beam_workers()
+    elif _WORKERS.value or _BEAM_ARGS.value:
+        raise UserError(
+            "prepare: --workers and --beam_args are of Apache Beam; add "
+            "--runner=DirectRunner or another one"
+        )
     record_config(config, workdir)
     from bert_export import pipeline
 
-    pipeline.prepare(config, workdir)
+    pipeline.prepare(config, workdir, workers)
 
 
 def train() -> None:
@@ -328,6 +422,49 @@ def link() -> None:
             print(json.dumps(result.to_dict(), ensure_ascii=False))
     else:
         print(linking.table(linked, _TOP.value, _SHOW.value))
+
+
+def batch_link() -> None:
+    """Link millions of mentions, on several processes or machines."""
+    if not (_INPUT.value and _OUTPUT.value):
+        raise UserError("batch_link: --input=FILES and --output=PREFIX are needed")
+    workers = _beam_workers()
+    artifact = _artifact()
+    from bert_export import batch_link as linking
+
+    counts = linking.batch_link(
+        artifact,
+        _ENTITIES.value,
+        _WORKDIR.value,
+        _INPUT.value.split(","),
+        _OUTPUT.value,
+        _SHARD_MENTIONS.value,
+        workers,
+        _OVERWRITE.value,
+    )
+    print(linking.table(counts))
+
+
+def retrain() -> None:
+    """Train, judge and publish a new model, if there is anything new."""
+    config, workdir = _config_and_workdir()
+    if not _MODEL_BASE.value:
+        raise UserError(
+            "retrain: --model_base=DIR is needed: where published models are"
+        )
+    if _DRY_RUN.value and _UNTIL.value not in (None, "gate"):
+        raise UserError("retrain: --dry_run ends after the gate; leave out --until")
+    from bert_export import retrain as retraining
+
+    options = retraining.Options(
+        force=_FORCE.value,
+        until=_UNTIL.value or ("gate" if _DRY_RUN.value else RETRAIN_STAGES[-1]),
+        warm_start=_WARM_START.value,
+        notify_command=_NOTIFY_COMMAND.value,
+        metrics_file=_METRICS_FILE.value,
+        json=_JSON.value,
+    )
+    retraining.retrain(config, workdir, _MODEL_BASE.value, options)
 
 
 def candidates() -> None:
@@ -529,6 +666,37 @@ def demo() -> None:
     demo_server.serve(artifact, _PORT.value, _HOST.value)
 
 
+def rollback() -> None:
+    """Put an earlier version back into production; withdraw all newer ones."""
+    base = _model_base()
+    served, now = base.rollback(_VERSION.value)
+    print(f"{base}: version {now} is in production; before, servers had {served}")
+
+
+def versions() -> None:
+    """List a model's published versions: state, date, metrics, size."""
+    from bert_export.release import published
+
+    found = _model_base().versions()
+    if _JSON.value:
+        rows = [dataclasses.asdict(version) for version in found]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print(published.versions_table(found))
+
+
+def verify_version() -> None:
+    """Check a published version: the hash of every file, and its smoke test."""
+    base = _model_base()
+    from bert_export.release import published
+
+    version, checks = published.verify(base, _VERSION.value)
+    print(published.checks_table(checks))
+    if failed := [name for name, is_well, _ in checks if not is_well]:
+        what = f"version {version}" if version else "the current version"
+        raise Damaged(f"{base}: {what}: failed: {', '.join(failed)}")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
     for command in (
@@ -539,6 +707,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
         export,
         smoke_test,
         link,
+        batch_link,
+        retrain,
         demo,
         candidates,
         freeze,
@@ -546,6 +716,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
         convert_tfjs,
         train_vocab,
         transfer_vocab,
+        rollback,
+        versions,
+        verify_version,
     )
 }
 
@@ -574,8 +747,23 @@ def usage() -> str:
         lines += textwrap.wrap(
             text, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
         )
-    lines += ["", "Exit codes: 0 done, 2 usage or bad input, 1 a stage failed."]
+    lines += [
+        "",
+        "Exit codes: 0 done, 1 a stage failed, 2 usage or bad input, 3 gate refused,",
+        "4 another run is at work, 5 damage, 130 interrupted, 143 terminated.",
+    ]
     return "\n".join(lines)
+
+
+def _beam_workers() -> beam_tasks.Workers:
+    from bert_export import beam_tasks
+
+    beam_args = [word for args in _BEAM_ARGS.value for word in shlex.split(args)]
+    workers = beam_tasks.Workers(
+        _RUNNER.value or beam_tasks.DIRECT, _WORKERS.value, tuple(beam_args)
+    )
+    workers.check()
+    return workers
 
 
 def _workdir() -> Path:
@@ -607,6 +795,25 @@ def _config_and_workdir() -> tuple[Config, Path]:
         if value is not None:
             values[group][key] = value
     return resolve(values), workdir
+
+
+def _model_base() -> ModelBase:
+    """The model base of --model_base and --name, or of the config's name."""
+    if not _MODEL_BASE.value:
+        raise UserError("--model_base=DIR is needed: where published models are")
+    name = _NAME.value
+    if name is None and _CONFIG.value is not None:
+        name = resolve(_CONFIG.value.to_dict()).name
+    elif name is None and _WORKDIR.value:
+        name = _config_and_workdir()[0].name
+    elif name is None:
+        raise UserError(
+            "--name=NAME is needed, or --config or --workdir, whose config has it: "
+            "the model below --model_base"
+        )
+    from bert_export.release.model_base import ModelBase
+
+    return ModelBase(_MODEL_BASE.value, name)
 
 
 def _artifact(formats: Sequence[str] = SAVED_MODELS) -> Path:

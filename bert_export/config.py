@@ -76,7 +76,8 @@ PRECISIONS = {
     "hub": ("float32",),
     "huggingface": ("float32",),
 }
-
+# Of `retrain`, in their order.
+RETRAIN_STAGES = ("prepare", "train", "evaluate", "export", "gate", "publish")
 # The formats that TensorFlow's model server loads.
 SAVED_MODELS = ("saved_model", "serving_model")
 # What a model may be called: part of paths and addresses.
@@ -264,7 +265,7 @@ class GateConfig:
     golden_max_drop: float = 2.0
     # Points of link accuracy that a slice of min_slice_mentions or more may fall.
     slice_max_drop: float = 10.0
-    min_slice_mentions: int = 30
+    min_slice_mentions: int = 100
     # Of the paired bootstrap's one-sided interval.
     confidence: float = 0.95
     bootstrap_samples: int = 2000
@@ -281,6 +282,8 @@ class ReleaseConfig:
 
     # Versions that stay in the model base; the current and the previous always do.
     keep_versions: int = 5
+    # Runs whose reports and TensorBoard events stay in the workdir of `retrain`.
+    keep_runs: int = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -667,3 +670,4 @@ def _check_values(config: Config) -> None:
     value = gate.max_mentions
     require(value is None or value >= 1, "gate.max_mentions", "1 or more")
     require(config.release.keep_versions >= 2, "release.keep_versions", "2 or more")
+    require(config.release.keep_runs >= 1, "release.keep_runs", "1 or more")

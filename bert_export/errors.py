@@ -35,7 +35,10 @@ class Damaged(Failure):
     exit_code = 5
 
 
-class Terminated(Failure):
-    """SIGTERM came: the step at hand was finished and its checkpoint saved."""
+class Terminated(BaseException):
+    """SIGTERM came: the step at hand was finished and its checkpoint saved.
+
+    Like KeyboardInterrupt no Exception, so that nothing takes it for a failure.
+    """
 
     exit_code = 143

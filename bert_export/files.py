@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +12,10 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_export.errors import UserError
+
+# Before a path inside an installed Python package.
+PACKAGE = "package:"
 _BLOCK = 1 << 20
 
 
@@ -45,6 +50,24 @@ def list_directory(
                 "bytes": path.stat().st_size,
             }
     return files
+
+
+def package_path(path: str) -> Path:
+    """The place of 'package:NAME/SUBDIR'; any other path is as it is.
+
+    Raises:
+      UserError: there is no such package.
+    """
+    if not path.startswith(PACKAGE):
+        return Path(path)
+    name, _, subdir = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{path}: the Python package {name!r} is not installed; "
+            f"install it with: pip install {name}"
+        )
+    return Path(spec.submodule_search_locations[0], subdir)
 
 
 def sync(path: str | os.PathLike[str]) -> None:

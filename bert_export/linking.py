@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tabulate import tabulate
 from bert_export.config import SAVED_MODELS, Config, resolve
 from bert_export.corpus import jsonl
 from bert_export.corpus.aliases import AliasTable
-from bert_export.corpus.candidates import candidate_generator
+from bert_export.corpus.candidates import CandidateGenerator, candidate_generator
 from bert_export.corpus.corpus import entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Entity, Mention
 from bert_export.errors import StageError, UserError
@@ -27,7 +28,7 @@ from bert_export.export import saved_model
 from bert_export.features.pairs import PairEncoder
 from bert_export.features.spec import FeatureSpec
 from bert_export.features.tokenizer import load_tokenizer
-from bert_export.release import manifest
+from bert_export.release import manifest_file
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 
 # Mentions a request.
@@ -103,7 +104,7 @@ class ArtifactLinker:
     def __init__(
         self,
         artifact: Path,
-        entities: str | None = None,
+        entities: str | Mapping[str, Entity] | None = None,
         workdir: str | None = None,
         candidate_generation: str | None = None,
     ) -> None:
@@ -111,8 +112,8 @@ class ArtifactLinker:
 
         Args:
           artifact: a version directory.
-          entities: a JSON Lines file of entities; None for those of the corpus that
-            the artifact was trained on.
+          entities: a JSON Lines file of entities, or the entities by id; None for
+            those of the corpus that the artifact was trained on.
           workdir: where that corpus was built, if it had to be built.
           candidate_generation: one of config.CANDIDATE_GENERATORS; None for that of
             the artifact's config.
@@ -120,7 +121,7 @@ class ArtifactLinker:
         Raises:
           UserError: the artifact or the entities cannot be read.
         """
-        described = manifest.read(artifact)
+        described = manifest_file.read_verified(artifact)
         if described["format"] not in SAVED_MODELS:
             raise UserError(
                 f"link: {artifact} is in the format {described['format']}; expected a "
@@ -130,7 +131,10 @@ class ArtifactLinker:
         bad = BadRecords(config.corpus.max_bad_records)
         if entities is None and config.corpus.builder == "jsonl":
             entities = config.corpus.entities
-        if entities is not None:
+        self.entities: Mapping[str, Entity]
+        if isinstance(entities, Mapping):
+            self.entities = entities
+        elif entities is not None:
             if not Path(entities).is_file():
                 raise UserError(
                     f"link: there is no file {entities}; name the entities to link to "
@@ -145,11 +149,13 @@ class ArtifactLinker:
         else:
             corpus = load_corpus(config.corpus, Path(workdir), bad)
             self.entities = corpus.entities
-        self._generator = candidate_generator(
-            candidate_generation or config.corpus.candidate_generation,
-            AliasTable(self.entities.values(), config.corpus.max_candidates),
-            self.entities.values(),
+        self._candidate_generation = (
+            candidate_generation or config.corpus.candidate_generation
         )
+        self._max_candidates = config.corpus.max_candidates
+        if not isinstance(entities, Mapping):
+            # What it needs is missed here rather than at the first mention.
+            _ = self._generator
         self._fields = config.features.candidate_fields
         self._spec = FeatureSpec.from_config(config.features)
         vocab = artifact / saved_model.vocab_path(config.features.tokenizer)
@@ -164,6 +170,15 @@ class ArtifactLinker:
                 f"{artifact}: TensorFlow cannot load it: {str(error).splitlines()[0]}"
             ) from error
         self._signature = self._model.signatures[saved_model.TENSORS_SIGNATURE]
+
+    @functools.cached_property
+    def _generator(self) -> CandidateGenerator:
+        """What finds candidates for the mentions without any."""
+        return candidate_generator(
+            self._candidate_generation,
+            AliasTable(self.entities.values(), self._max_candidates),
+            self.entities.values(),
+        )
 
     @property
     def max_seq_length(self) -> int:
@@ -190,29 +205,36 @@ class ArtifactLinker:
             else self._generator.lookup(mention.surface)
             for mention in mentions
         ]
-        scores, probabilities = self._score(mentions, candidates)
+        pairs = [
+            (mention, entity_id)
+            for mention, ids in zip(mentions, candidates, strict=True)
+            for entity_id in ids
+        ]
+        scores, probabilities = (
+            self.answer(self.encode(pairs)) if pairs else (np.zeros(0), np.zeros(0))
+        )
         first = 0
         for mention, ids in zip(mentions, candidates, strict=True):
             rows = slice(first, first + len(ids))
             first += len(ids)
             yield self._ranked(mention, ids, scores[rows], probabilities[rows])
 
-    def _score(
-        self, mentions: list[Mention], candidates: list[tuple[str, ...]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """[pairs] log-odds and [pairs] probabilities of all candidates in a row."""
-        pairs = [
-            (mention, entity_text(self.entities[entity_id], self._fields))
-            for mention, ids in zip(mentions, candidates, strict=True)
-            for entity_id in ids
-        ]
-        if not pairs:
-            return np.zeros(0), np.zeros(0)
+    def encode(self, pairs: Sequence[tuple[Mention, str]]) -> dict[str, tf.Tensor]:
+        """The request of so many pairs of a mention and a candidate's id.
+
+        Returns:
+          By feature name: sequences [pairs, longest], spans [pairs].
+
+        Raises:
+          UnreadableMention: a mention has no word piece, or too many for the model.
+        """
         encoded = self._encoder(
             tf.constant([mention.text for mention, _ in pairs]),
             tf.constant([mention.start for mention, _ in pairs]),
             tf.constant([mention.end for mention, _ in pairs]),
-            tf.constant([text for _, text in pairs]),
+            tf.constant(
+                [entity_text(self.entities[id], self._fields) for _, id in pairs]
+            ),
         )
         for (mention, _), ok in zip(pairs, encoded.ok.numpy(), strict=True):
             if not ok:
@@ -221,8 +243,18 @@ class ArtifactLinker:
                     f"word piece, or more than fit max_seq_length "
                     f"{self._spec.max_seq_length}"
                 )
+        return encoded.dense_features(self._spec)
+
+    def answer(
+        self, features: Mapping[str, tf.Tensor]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[pairs] log-odds and [pairs] probabilities of a request of `encode`.
+
+        Raises:
+          StageError: the artifact fails on it.
+        """
         try:
-            outputs = self._signature(**encoded.dense_features(self._spec))
+            outputs = self._signature(**features)
         except tf.errors.OpError as error:
             raise StageError(f"link: the artifact failed: {error.message}") from error
         probabilities = outputs[PROBABILITIES].numpy()

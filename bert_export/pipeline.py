@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tabulate import tabulate
 
-from bert_export import javascript
+from bert_export import beam_prepare, beam_tasks, javascript
 from bert_export.config import (
     SAVED_MODELS,
     Config,
@@ -36,7 +36,7 @@ from bert_export.modeling import weights
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.release import deploy, manifest
 from bert_export.training import estimator as training
-from bert_export.training import evaluation
+from bert_export.training import evaluation, multi_worker
 from bert_export.training.model_fn import ModelParams
 from bert_export.verification import baselines, proof, report
 from bert_export.verification.run import run_smoke_test
@@ -89,45 +89,77 @@ class ExportSource:
 
 def run(config: Config, workdir: Path) -> dict[str, Path]:
     """Everything: prepare, train, evaluate, export. Returns what was published."""
-    # Refused here rather than after hours of training.
-    formats.require(export_targets(config.export))
-    publish.check_export_dir(export_directory(config, workdir))
-    _model_params(config)
+    check(config, workdir)
     data = prepare(config, workdir)
     if config.train.do_train:
         train(config, workdir, data)
+    if not multi_worker.is_chief():
+        return {}
     checkpoint = choose_checkpoint(config, workdir)
     evaluate(config, workdir, data, checkpoint)
     return export(config, workdir, data, checkpoint)
 
 
-def prepare(config: Config, workdir: Path) -> Data:
-    """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input."""
-    with stage("prepare", workdir):
+def check(config: Config, workdir: Path) -> None:
+    """Refuses what could only fail after hours of training.
+
+    Raises:
+      UserError: an extra that a format needs is not installed, versions cannot be
+        written, or the BERT config is missing or too small for the features.
+    """
+    formats.require(export_targets(config.export))
+    publish.check_export_dir(export_directory(config, workdir))
+    _model_params(config)
+
+
+def prepare(
+    config: Config, workdir: Path, workers: beam_tasks.Workers | None = None
+) -> Data:
+    """Corpus → tf.Examples in WORKDIR/records; nothing is done for unchanged input.
+
+    With `workers` these encode them, in place of this process, and nothing else
+    differs.
+    """
+    with stage("prepare", workdir), multi_worker.chief_first("prepared"):
         tokenizer = _load_tokenizer(config)
         _check_weights(config, workdir)
         encoder = PairEncoder(tokenizer, config.features)
         bad = BadRecords(config.corpus.max_bad_records)
         corpus = load_corpus(config.corpus, workdir, bad)
         fingerprint = _data_fingerprint(config, corpus, tokenizer)
-        texts = {
-            entity.id: entity_text(entity, config.features.candidate_fields)
-            for entity in corpus.entities.values()
-        }
-        written = {
-            split: records.write_split(
-                corpus.mentions(split),
-                texts,
-                encoder,
-                workdir / "records",
-                split,
-                # A smaller tolerance has to be held against the corpus again.
-                f"{fingerprint}-{split}-{config.corpus.max_bad_records}",
-                config.features.num_shards,
-                bad,
-            )
+        # A smaller tolerance has to be held against the corpus again.
+        fingerprints = {
+            split: f"{fingerprint}-{split}-{config.corpus.max_bad_records}"
             for split in SPLITS
         }
+        if workers:
+            written = beam_prepare.write_splits(
+                config,
+                weights.vocab_path(config.model, config.features.tokenizer),
+                corpus,
+                workdir / "records",
+                fingerprints,
+                bad,
+                workers,
+            )
+        else:
+            texts = {
+                entity.id: entity_text(entity, config.features.candidate_fields)
+                for entity in corpus.entities.values()
+            }
+            written = {
+                split: records.write_split(
+                    corpus.mentions(split),
+                    texts,
+                    encoder,
+                    workdir / "records",
+                    split,
+                    fingerprints[split],
+                    config.features.num_shards,
+                    bad,
+                )
+                for split in SPLITS
+            }
         if read_summary(workdir).get("data_fingerprint") != fingerprint:
             # Reused records do not tell which mentions were left out of them.
             summarize(workdir, bad_records=bad.summary())
@@ -152,16 +184,20 @@ def train(config: Config, workdir: Path, data: Data) -> None:
     with stage("train", workdir):
         if not data.train.num_mentions:
             raise UserError("the train split has no mention with candidates")
-        source = config.model.init_checkpoint or config.model.pretrained
-        resumes = training.newest_checkpoint(workdir / "model") is not None
-        params = dataclasses.replace(
-            _model_params(config),
-            num_train_steps=training.num_train_steps(config, data.train.num_mentions),
-            pretrained=weights.prepare_checkpoint(source, workdir)
-            if source and not resumes
-            else None,
-        )
-        record_training(config, data.fingerprint, workdir)
+        with multi_worker.chief_first("weights"):
+            source = config.model.init_checkpoint or config.model.pretrained
+            # Where that starts anew, it is from the weights of the source.
+            resumes = training.recover(config, workdir / "model") is not None
+            params = dataclasses.replace(
+                _model_params(config),
+                num_train_steps=training.num_train_steps(
+                    config, data.train.num_mentions
+                ),
+                pretrained=weights.prepare_checkpoint(source, workdir)
+                if source and not resumes
+                else None,
+            )
+            record_training(config, data.fingerprint, workdir)
         estimator = training.create_estimator(
             config, params, workdir / "model", config.train.bfloat16
         )
@@ -180,7 +216,14 @@ def choose_checkpoint(config: Config, workdir: Path) -> str:
     model_dir = workdir / "model"
     newest = training.newest_checkpoint(model_dir)
     if config.train.do_train:
-        checkpoint = training.best_checkpoint(model_dir) or newest
+        checkpoint = training.best_checkpoint(model_dir)
+        curve = training.read_curve(model_dir)
+        if checkpoint is None and any(point["step"] for point in curve):
+            raise UserError(
+                f"{model_dir}/best is damaged or missing; `train` finds what it can be "
+                "made of again"
+            )
+        checkpoint = checkpoint or newest
     elif config.model.init_checkpoint:
         checkpoint = weights.prepare_checkpoint(config.model.init_checkpoint, workdir)
     else:
@@ -199,7 +242,9 @@ def choose_checkpoint(config: Config, workdir: Path) -> str:
 def evaluate(
     config: Config, workdir: Path, data: Data, checkpoint: str
 ) -> dict[str, Any]:
-    """Checkpoint → WORKDIR/evaluation.json and a table."""
+    """Checkpoint → WORKDIR/evaluation.json and a table; nothing on a chief's helper."""
+    if not multi_worker.is_chief():
+        return {}
     with stage("evaluate", workdir):
         params = _model_params(config)
         metrics = evaluation.evaluate(
@@ -219,11 +264,23 @@ def evaluate(
 
 
 def export(
-    config: Config, workdir: Path, data: Data, checkpoint: str
+    config: Config,
+    workdir: Path,
+    data: Data,
+    checkpoint: str,
+    version: int | None = None,
 ) -> dict[str, Path]:
     """Checkpoint → a proven artifact of each format, set-ups to serve them, a report.
 
-    An artifact that fails its proof is not published; the others are.
+    An artifact that fails its proof is not published; the others are. Nothing is done
+    on a chief's helper (see training.multi_worker).
+
+    Args:
+      config: the run's.
+      workdir: its directory.
+      data: what `prepare` returned.
+      checkpoint: the prefix of the checkpoint.
+      version: the artifacts' number; None for one after all that are there.
 
     Returns:
       The published artifacts by the names of their targets.
@@ -231,6 +288,8 @@ def export(
     Raises:
       StageError: some were not published; all others were.
     """
+    if not multi_worker.is_chief():
+        return {}
     metrics = _recorded_metrics(config, workdir, data, checkpoint)
     if metrics is None:
         metrics = evaluate(config, workdir, data, checkpoint)
@@ -238,7 +297,7 @@ def export(
         targets = export_targets(config.export)
         formats.require(targets)
         export_dir = export_directory(config, workdir)
-        version = max(
+        version = version or max(
             publish.new_version(target_directory(export_dir, target))
             for target in targets
         )
@@ -468,6 +527,22 @@ def _export_source(
         ),
         corpus=corpus,
     )
+
+
+def check_same_vocabulary(config: Config, artifact: Path) -> None:
+    """Refuses to train on from an artifact with another vocabulary.
+
+    Raises:
+      UserError: its word pieces are not those of the config.
+    """
+    path = weights.vocab_path(config.model, config.features.tokenizer)
+    own = artifact / saved_model.vocab_path(config.features.tokenizer)
+    content = load_tokenizer(path, config.features).content
+    if not own.is_file() or own.read_bytes() != content:
+        raise UserError(
+            f"--warm_start: the vocabulary {path} is not that of the model in "
+            f"production, {artifact}; train without --warm_start"
+        )
 
 
 def _text_requests(config: Config, corpus: Corpus) -> list[tuple[Mention, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import sys
 import time
 import traceback
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_export.config import Config
-from bert_export.errors import StageError, UserError
+from bert_export.errors import StageError, Terminated, UserError
 from bert_export.files import write_json, write_text
 
 CONFIG_FILE = "config.json"
@@ -23,6 +25,7 @@ TRAINED_WITH_FILE = "trained_with.json"
 SUMMARY_FILE = "summary.json"
 ERROR_FILE = "error.log"
 
+_DISK_FULL = os.strerror(errno.ENOSPC)
 # Options that may differ between a run and the one that goes on from its
 # checkpoints: they change how training is run or how long, not what is learnt.
 _MAY_CHANGE = {
@@ -112,7 +115,7 @@ def stage(name: str, workdir: Path) -> Iterator[None]:
     """Runs a stage: announces it, times it, and gives its failure its name.
 
     Raises:
-      UserError: as raised inside.
+      UserError, Terminated: as raised inside.
       StageError: anything else that went wrong, named; the traceback of what the
         program did not foresee goes to WORKDIR/error.log.
     """
@@ -120,26 +123,35 @@ def stage(name: str, workdir: Path) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except UserError:
+    except (UserError, Terminated):
         raise
     except StageError as error:
         raise StageError(f"stage {name} failed: {error}") from error
     except OSError as error:
         raise StageError(f"stage {name} failed: {error}") from error
     except Exception as error:
-        log = workdir / ERROR_FILE
+        log, where = workdir / ERROR_FILE, ""
         with contextlib.suppress(OSError):
             write_text(log, traceback.format_exc())
-        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            where = f" (traceback in {log})"
         raise StageError(
-            f"stage {name} failed: {type(error).__name__}: {message} "
-            f"(traceback in {log})"
+            f"stage {name} failed: {type(error).__name__}: {_cause(error)}{where}"
         ) from error
     print(
         f"== {name} done in {time.monotonic() - started:.1f} s",
         file=sys.stderr,
         flush=True,
     )
+
+
+def _cause(error: Exception) -> str:
+    """The line of an exception's text that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # TensorFlow puts where it happened before what it was.
+    telling = [line for line in lines if _DISK_FULL in line] or [
+        line for line in lines if line != "Graph execution error:"
+    ]
+    return telling[0] if telling else type(error).__name__
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -25,6 +25,8 @@ COMMANDS = (
     "export",
     "smoke_test",
     "link",
+    "batch_link",
+    "retrain",
     "demo",
     "candidates",
     "freeze",
@@ -32,6 +34,9 @@ COMMANDS = (
     "convert_tfjs",
     "train_vocab",
     "transfer_vocab",
+    "rollback",
+    "versions",
+    "verify_version",
 )
 
 

@@ -1,10 +1,11 @@
 """Reads the corpus of CCKS 2019's task 2, entity linking in short Chinese texts.
 
 Format: https://www.biendata.xyz/competition/ccks_2019_el; JSON Lines throughout.
-`kb_data` has entities: subject_id, subject, alias, type and data, a list of predicate
-and object. `train.json` has texts: text_id, text and mention_data, a list of kb_id,
-mention and offset, a character position written as a string. CCKS 2020 (DuEL 2.0)
-keeps these fields and writes NIL_Person where 2019 has NIL.
+`kb_data` has entities: subject_id, subject, alias, type (a list, or a string with '|'
+between several) and data, a list of predicate and object. `train.json` has texts:
+text_id, text and mention_data, a list of kb_id, mention and offset, a character
+position written as a string. CCKS 2020 (DuEL 2.0) keeps these fields and writes
+NIL_Person where 2019 has NIL.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def read_ccks(config: CorpusConfig, bad: BadRecords) -> Source:
     """Opens a CCKS corpus.
 
     An entity's description is its summary (摘要), then 'predicate：object' for all
-    other facts in their order. A mention that is not in the text at its offset is
-    looked for nearby, then without regard to case, width, white space and
-    punctuation; the notes count these repairs.
+    other facts in their order; its type is the first one listed. A mention that is
+    not in the text at its offset is looked for nearby, then without regard to case,
+    width, white space and punctuation; the notes count these repairs.
 
     Args:
       config: `entities` is kb_data, `mentions` is train.json; `dev_mentions` and
@@ -107,6 +108,12 @@ def _entity(record: dict[str, Any]) -> Entity:
     ]
     summary = [value for predicate, value in facts if predicate == _SUMMARY]
     others = [f"{key}：{value}" for key, value in facts if key != _SUMMARY and value]
+    written = record.get("type") or []
+    types = (
+        written.split("|")
+        if isinstance(written, str)
+        else jsonl.string_tuple("type", written)
+    )
     return jsonl.parse_entity(
         {
             "id": jsonl.id_field(record, "subject_id"),
@@ -119,6 +126,7 @@ def _entity(record: dict[str, Any]) -> Entity:
             "description": " ".join(
                 [*filter(None, summary), "；".join(others)]
             ).strip(),
+            "type": next((kind.strip() for kind in types if kind.strip()), None),
         }
     )
 

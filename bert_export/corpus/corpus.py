@@ -7,11 +7,10 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from bert_export.config import CorpusConfig
-from bert_export.corpus import convert, jsonl
+from bert_export.corpus import convert, jsonl, kenet, wordnet_files
 from bert_export.corpus.aliases import AliasTable
 from bert_export.corpus.candidates import CandidateGenerator, candidate_generator
 from bert_export.corpus.convert import READERS
-from bert_export.corpus.kenet import build_kenet
 from bert_export.corpus.records import BadRecords, Entity, Mention
 from bert_export.corpus.sources import mention_files, named_file
 from bert_export.corpus.splits import SPLITS, split_of
@@ -49,7 +48,12 @@ class Corpus:
         kind = self._config.candidate_generation
         return candidate_generator(kind, self.aliases, self.entities.values())
 
-    def mentions(self, split: str) -> Iterator[Mention]:
+    def mentions(
+        self,
+        split: str,
+        run: jsonl.LineRun | None = None,
+        bad: BadRecords | None = None,
+    ) -> Iterator[Mention]:
         """Yields the mentions of 'train', 'dev' or 'test', candidates resolved.
 
         A mention's candidates are its own, or those that the config's candidate
@@ -57,28 +61,46 @@ class Corpus:
         that is not among them takes the last place; in the other splits it stays
         missed, as it would in use.
 
+        Args:
+          split: Its name.
+          run: Only those on these lines of the split's file; None for all.
+          bad: Is told of the bad records; None for whom the corpus tells.
+
         Raises:
           UserError: The mentions cannot be read, or too many are bad.
         """
-        for mention in self.mentions_as_given(split):
+        for mention in self.mentions_as_given(split, run, bad):
             yield self._resolve(mention, keep_gold=split == "train")
 
-    def mentions_as_given(self, split: str) -> Iterator[Mention]:
+    def mentions_as_given(
+        self,
+        split: str,
+        run: jsonl.LineRun | None = None,
+        bad: BadRecords | None = None,
+    ) -> Iterator[Mention]:
         """Yields the mentions of 'train', 'dev' or 'test' as they are in their file.
 
         Raises:
           UserError: The mentions cannot be read, or too many are bad.
         """
+        path = self.mentions_file(split)
+        if path is None:
+            return
+        fractions = self._config.dev_fraction, self._config.test_fraction
+        for mention in jsonl.read_mentions(path, bad or self._bad, self.entities, run):
+            if self.has_own_files or split_of(mention.text, *fractions) == split:
+                yield mention
+
+    def mentions_file(self, split: str) -> pathlib.Path | None:
+        """The file with a split's mentions, which may hold others', too."""
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        own_file = "dev" in self.files or "test" in self.files
-        if own_file and split not in self.files:
-            return
-        path = self.files[split] if own_file else self.files["train"]
-        fractions = self._config.dev_fraction, self._config.test_fraction
-        for mention in jsonl.read_mentions(path, self._bad, self.entities):
-            if own_file or split_of(mention.text, *fractions) == split:
-                yield mention
+        return self.files.get(split if self.has_own_files else "train")
+
+    @property
+    def has_own_files(self) -> bool:
+        """Whether splits are files, and not drawn from one by their texts."""
+        return "dev" in self.files or "test" in self.files
 
     def _resolve(self, mention: Mention, keep_gold: bool) -> Mention:
         candidates = mention.candidates
@@ -118,7 +140,7 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
     if config.builder == "kenet":
         # Not beside the WordNet corpus, whose files have the same names.
         directory = workdir / "corpus" / "kenet"
-        build_kenet(
+        kenet.build_kenet(
             config.kenet,
             directory,
             config.dev_fraction,
@@ -134,6 +156,36 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
     for name, path in mention_files(config).items():
         files[name or "train"] = path
     return Corpus(config, files, bad)
+
+
+def source_paths(
+    config: CorpusConfig, workdir: pathlib.Path
+) -> dict[str, pathlib.Path]:
+    """All files and directories from which `load_corpus` would read or build a corpus.
+
+    Args:
+      config: Relative paths in it are relative to the current directory.
+      workdir: As for `load_corpus`.
+
+    Returns:
+      By the option of config.corpus that names each, or would; lists are numbered.
+
+    Raises:
+      UserError: WordNet or KeNet is not there.
+    """
+    if config.builder == "wordnet":
+        found = wordnet_files.find(config.wordnet_dir, None, near=workdir / "corpus")
+        return {f"wordnet_dir/{name}": found / name for name in wordnet_files.NAMES}
+    if config.builder == "kenet":
+        return {"kenet": kenet.find(config.kenet)}
+    paths = {
+        key: getattr(config, key)
+        for key in ("entities", "mentions", "dev_mentions", "test_mentions")
+    }
+    for key in ("zeshel_candidates", "pubtator_pmids"):
+        for number, path in enumerate(getattr(config, key)):
+            paths[f"{key}/{number}"] = path
+    return {key: pathlib.Path(path) for key, path in paths.items() if path}
 
 
 def _built(config: CorpusConfig, directory: pathlib.Path, bad: BadRecords) -> Corpus:

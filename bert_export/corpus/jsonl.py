@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
+import itertools
 import json
 import os
 import pathlib
@@ -24,6 +26,23 @@ _BOM = b"\xef\xbb\xbf"
 _MARK = re.compile(r"\\([\[\]\\])|(\[\[)|(\]\](?!\]))")
 
 
+@dataclasses.dataclass(frozen=True)
+class LineRun:
+    """Consecutive lines of a file.
+
+    Attributes:
+      first: The first one's number, from 1.
+      offset: Bytes before it, of the unpacked file.
+      count: How many they are.
+      records: How many of them are not blank.
+    """
+
+    first: int
+    offset: int
+    count: int
+    records: int
+
+
 class BadRecordError(ValueError):
     """The reason why a line is no record: 'kind' or 'kind: details'."""
 
@@ -32,7 +51,8 @@ def read_entities(path: PathLike, bad: BadRecords) -> Iterator[Entity]:
     """Yields the entities of a JSON Lines file, gzip or not.
 
     Args:
-      path: One object a line: `id`, `name`, `aliases`, `description`.
+      path: One object a line: `id`, `name`, `aliases`, `description`, optional
+        `type`.
       bad: Is told of the lines that are no entities.
 
     Raises:
@@ -53,7 +73,10 @@ def read_entities(path: PathLike, bad: BadRecords) -> Iterator[Entity]:
 
 
 def read_mentions(
-    path: PathLike, bad: BadRecords, entities: Container[str]
+    path: PathLike,
+    bad: BadRecords,
+    entities: Container[str],
+    run: LineRun | None = None,
 ) -> Iterator[Mention]:
     """Yields the mentions of a JSON Lines file, gzip or not.
 
@@ -61,27 +84,33 @@ def read_mentions(
       path: One object a line: `text`, `start`, `end`, `gold`, optional `candidates`.
       bad: Is told of the lines that are no mentions.
       entities: The ids that `gold` and `candidates` may name.
+      run: Only these lines, which need not have a mention; None for all.
 
     Raises:
       UserError: The file cannot be read or has no mentions, or too many are bad.
     """
-    return _read(path, bad, lambda record: parse_mention(record, entities), "mentions")
+
+    def convert(record: dict[str, Any]) -> Mention:
+        return parse_mention(record, entities)
+
+    return _read(path, bad, convert, "mentions", run)
 
 
 def write_entities(path: PathLike, entities: Iterable[Entity]) -> None:
     """Writes entities as `read_entities` reads them; gzip if `path` ends in .gz."""
-    write_objects(
-        path,
-        (
-            {
-                "id": entity.id,
-                "name": entity.name,
-                "aliases": entity.aliases,
-                "description": entity.description,
-            }
-            for entity in entities
-        ),
-    )
+    write_objects(path, map(_entity_fields, entities))
+
+
+def _entity_fields(entity: Entity) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": entity.id,
+        "name": entity.name,
+        "aliases": entity.aliases,
+        "description": entity.description,
+    }
+    if entity.type is not None:
+        fields["type"] = entity.type
+    return fields
 
 
 def write_mentions(path: PathLike, mentions: Iterable[Mention]) -> None:
@@ -178,7 +207,13 @@ def parse_entity(record: dict[str, Any]) -> Entity:
     if not name.strip():
         raise BadRecordError("empty name")
     aliases = string_tuple("aliases", get_field(record, "aliases"))
-    return Entity(entity_id, name, aliases, string_field(record, "description"))
+    description = string_field(record, "description")
+    kind = record.get("type")
+    if kind is not None:
+        kind = string_field(record, "type")
+        if not kind.strip():
+            raise BadRecordError("empty type")
+    return Entity(entity_id, name, aliases, description, kind)
 
 
 def parse_mention(record: dict[str, Any], entities: Container[str]) -> Mention:
@@ -313,7 +348,12 @@ def decode(line: bytes) -> str:
         ) from None
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The object on a line.
+
+    Raises:
+      BadRecordError: The line is not one JSON object in UTF-8.
+    """
     text = decode(line)
     try:
         record = json.loads(text)
@@ -341,23 +381,42 @@ def _read(
     bad: BadRecords,
     convert: Callable[[dict[str, Any]], T],
     what: str,
+    run: LineRun | None = None,
 ) -> Iterator[T]:
     records = 0
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, run):
         if not line.strip():
             continue
         try:
-            record = convert(_parse(line))
+            record = convert(parse_object(line))
         except BadRecordError as error:
             bad.add(path, number, str(error))
             continue
         records += 1
         yield record
-    if not records:
+    if not records and run is None:
         raise UserError(
             f"{os.fspath(path)}: no {what} in it; expected JSON Lines, one object a"
             " line"
         )
+
+
+def line_runs(path: PathLike, size: int) -> Iterator[LineRun]:
+    """Cuts a file, gzip or not, into runs of `size` lines; the last may be shorter.
+
+    Raises:
+      UserError: The file cannot be opened, or is a damaged gzip file.
+    """
+    first, begin, end, records = 1, 0, 0, 0
+    number = 0
+    for number, line in _raw_lines(path, None):
+        end += len(line)
+        records += bool(line.removeprefix(_BOM).strip())
+        if number - first + 1 == size:
+            yield LineRun(first, begin, size, records)
+            first, begin, records = number + 1, end, 0
+    if number >= first:
+        yield LineRun(first, begin, number - first + 1, records)
 
 
 def read_objects(
@@ -376,26 +435,42 @@ def read_objects(
         if not line.strip():
             continue
         try:
-            record = _parse(line)
+            record = parse_object(line)
         except BadRecordError as error:
             bad.add(path, number, str(error))
         else:
             yield number, record
 
 
-def read_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    path: PathLike, run: LineRun | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yields the lines of a file, gzip or not, each with its number from 1.
 
     A byte order mark is taken off the first.
 
+    Args:
+      path: The file.
+      run: Only these lines; None for all.
+
     Raises:
       UserError: The file cannot be opened, or is a damaged gzip file.
     """
-    number = 0
+    for number, line in _raw_lines(path, run):
+        yield number, line.removeprefix(_BOM) if number == 1 else line
+
+
+def _raw_lines(path: PathLike, run: LineRun | None) -> Iterator[tuple[int, bytes]]:
+    first = run.first if run else 1
+    number = first - 1
     try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.removeprefix(_BOM) if number == 1 else line
+        with _open(path) as file:
+            lines: Iterable[bytes] = file
+            if run:
+                file.seek(run.offset)
+                lines = itertools.islice(file, run.count)
+            for number, line in enumerate(lines, first):
+                yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{os.fspath(path)}:{number + 1}: the gzip file is cut short or damaged"

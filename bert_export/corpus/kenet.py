@@ -75,7 +75,7 @@ def build_kenet(
     Raises:
       UserError: KeNet is not there, or its file is damaged.
     """
-    source = _find(path)
+    source = find(path)
     digest = hashlib.sha256(
         json.dumps([_VERSION, dev_fraction, test_fraction, definitions]).encode()
     )
@@ -111,8 +111,12 @@ def build_kenet(
     )
 
 
-def _find(path: str | os.PathLike[str] | None) -> pathlib.Path:
-    """KeNet's file: the one that is named, or that of the installed package."""
+def find(path: str | os.PathLike[str] | None) -> pathlib.Path:
+    """KeNet's file: the one that is named, or that of the installed package.
+
+    Raises:
+      UserError: There is none.
+    """
     if path is not None:
         file = pathlib.Path(path).expanduser()
         if not file.is_file():

@@ -69,8 +69,8 @@ def read_pubtator(config: CorpusConfig, bad: BadRecords) -> Source:
         and test, one a line (MedMentions' corpus_pubtator_pmids_*.txt), or else the
         hash of a PMID tells its split. `entities` may be JSON Lines of ours; without
         it, entities are what train mentions: the commonest mention is the name, others
-        are aliases, the type is the description, and what train does not mention is
-        NIL. `context_words` are kept on both sides of a mention.
+        are aliases, the type is also the description, and what train does not mention
+        is NIL. `context_words` are kept on both sides of a mention.
       bad: Is told of the bad records.
 
     Raises:
@@ -155,8 +155,14 @@ class _Names:
         found = {}
         for entity_id, surfaces in self._surfaces.items():
             name, *aliases = (surface for surface, _ in surfaces.most_common())
-            description = ", ".join(filter(None, self._types[entity_id]))
-            found[entity_id] = Entity(entity_id, name, tuple(aliases), description)
+            types = [kind for kind in self._types[entity_id] if kind.strip()]
+            found[entity_id] = Entity(
+                entity_id,
+                name,
+                tuple(aliases),
+                ", ".join(types),
+                types[0] if types else None,
+            )
         return found
 
 

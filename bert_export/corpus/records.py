@@ -16,12 +16,22 @@ MESSAGES_KEPT = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entity:
-    """An entry of the knowledge base."""
+    """An entry of the knowledge base.
+
+    Attributes:
+      id: Names it in mentions and results.
+      name: What it is usually called.
+      aliases: What else it is called.
+      description: Tells it from others of its name.
+      type: A group that it belongs to; accuracy is compared group by group. None
+        where the knowledge base has none. The model does not see it.
+    """
 
     id: str
     name: str
     aliases: tuple[str, ...]
     description: str
+    type: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -34,13 +34,62 @@ from bert_export.files import sha256_file
 POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
 # Rises whenever the same WordNet files would give another corpus.
-_VERSION = 2
+_VERSION = 3
 
 _TOKEN = re.compile(r"[^\W_]+")
 # What may stand between two words of a lemma: 'make-up', "o'clock", 'U. S.'.
 _JOINT = re.compile(r"[\s\-_'’./]{1,3}")
 # A word in lower case, its start and its end.
 Token = tuple[str, int, int]
+
+# Names of the lexicographer files by number: lexnames(5WN).
+_LEXICOGRAPHER_FILES = (
+    "adj.all",
+    "adj.pert",
+    "adv.all",
+    "noun.Tops",
+    "noun.act",
+    "noun.animal",
+    "noun.artifact",
+    "noun.attribute",
+    "noun.body",
+    "noun.cognition",
+    "noun.communication",
+    "noun.event",
+    "noun.feeling",
+    "noun.food",
+    "noun.group",
+    "noun.location",
+    "noun.motive",
+    "noun.object",
+    "noun.person",
+    "noun.phenomenon",
+    "noun.plant",
+    "noun.possession",
+    "noun.process",
+    "noun.quantity",
+    "noun.relation",
+    "noun.shape",
+    "noun.state",
+    "noun.substance",
+    "noun.time",
+    "verb.body",
+    "verb.change",
+    "verb.cognition",
+    "verb.communication",
+    "verb.competition",
+    "verb.consumption",
+    "verb.contact",
+    "verb.creation",
+    "verb.emotion",
+    "verb.motion",
+    "verb.perception",
+    "verb.possession",
+    "verb.social",
+    "verb.stative",
+    "verb.weather",
+    "adj.ppl",
+)
 
 # Syntactic marker of an adjective: wndb(5WN), "word".
 _MARKER = re.compile(r"\((?:p|a|ip)\)$")
@@ -57,6 +106,7 @@ class Synset:
     definition: str
     examples: tuple[str, ...]
     related: tuple[str, ...]  # ids of the synsets it points to, of whatever kind
+    type: str  # its lexicographer file, such as 'noun.animal'
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,7 +192,13 @@ def build_wordnet(
             "shared_text_dropped": dropped,
         },
         (
-            Entity(synset.id, synset.lemmas[0], synset.lemmas[1:], synset.definition)
+            Entity(
+                synset.id,
+                synset.lemmas[0],
+                synset.lemmas[1:],
+                synset.definition,
+                synset.type,
+            )
             for synset in synsets.values()
         ),
         mentions,
@@ -198,6 +254,7 @@ def _parse_synset(line: bytes, offset: int, pos: str) -> Synset:
         definition,
         examples,
         tuple(related),
+        _LEXICOGRAPHER_FILES[int(fields[1])],
     )
 
 

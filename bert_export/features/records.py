@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,29 @@ class RecordSet:
         return records
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Consecutive mentions of a split, encoded.
+
+    Attributes:
+      file: Their records, a TFRecord.
+      mentions: How many were read.
+      mention_sizes: Records a mention, of those that have any.
+      mention_bytes: The size of each one's records, as framed in the file.
+      gold: As in `RecordSet`; so are the others.
+      no_candidates: By kind.
+      bad_mentions: How many were left out.
+    """
+
+    file: Path
+    mentions: int
+    mention_sizes: list[int]
+    mention_bytes: list[int]
+    gold: list[int]
+    no_candidates: dict[str, int]
+    bad_mentions: int
+
+
 def write_split(
     mentions: Iterable[Mention],
     entity_texts: Mapping[str, str],
@@ -156,28 +180,42 @@ def write_split(
       UserError: Too many bad mentions, or anything that `mentions` raises.
     """
     directory = Path(directory)
-    sidecar = _sidecar(directory, split)
-    if sidecar.is_file():
-        try:
-            existing = RecordSet.load(directory, split)
-        except UserError:
-            existing = None
-        if existing and existing.fingerprint == fingerprint:
-            return existing
+    if existing := existing_split(directory, split, fingerprint):
+        return existing
+    with new_split(directory, split):
+        # How many mentions there are shows only at the end, so that all records go to
+        # one file first, which is then cut into shards.
+        part = write_part(
+            mentions,
+            entity_texts,
+            encoder,
+            directory / f"{split}{_PARTIAL}",
+            split,
+            bad,
+            progress=progress,
+        )
+        return join_parts([part], directory, split, fingerprint, num_shards)
+
+
+def existing_split(directory: Path, split: str, fingerprint: str) -> RecordSet | None:
+    """A split that is there, whole, with this fingerprint."""
+    if not _sidecar(directory, split).is_file():
+        return None
+    try:
+        existing = RecordSet.load(directory, split)
+    except UserError:
+        return None
+    return existing if existing.fingerprint == fingerprint else None
+
+
+@contextlib.contextmanager
+def new_split(directory: Path, split: str) -> Iterator[None]:
+    """Makes room for a split, and removes what is there of it after an exception."""
     directory.mkdir(parents=True, exist_ok=True)
-    sidecar.unlink(missing_ok=True)
+    _sidecar(directory, split).unlink(missing_ok=True)
     _remove_files(directory, split)
     try:
-        return _write(
-            mentions,
-            encoder,
-            entity_texts,
-            sidecar,
-            fingerprint,
-            num_shards,
-            bad,
-            progress,
-        )
+        yield
     except BaseException:
         _remove_files(directory, split)
         raise
@@ -190,36 +228,72 @@ def spread_examples(records: RecordSet, count: int) -> list[bytes]:
     return list(dataset.shard(every, 0).take(count).as_numpy_iterator())
 
 
-def _write(
-    mentions: Iterable[Mention],
-    encoder: PairEncoder,
-    entity_texts: Mapping[str, str],
-    sidecar: Path,
-    fingerprint: str,
-    num_shards: int,
-    bad: BadRecords,
-    progress: bool,
-) -> RecordSet:
-    split = sidecar.stem
-    batch_encoder = _BatchEncoder(encoder, entity_texts)
-    mention_sizes: list[int] = []
-    gold: list[int] = []
-    # Size of all records up to and with each mention, as framed in the file.
-    mention_ends: list[int] = []
-    written = 0
-    no_candidates = {"nil": 0, "missed": 0}
-    bad_mentions = 0
+def count_mentions(
+    mentions: Iterable[Mention], encoder: PairEncoder
+) -> tuple[int, int]:
+    """How many mentions there are, and how many of them `write_part` would number."""
+    batch_encoder = _BatchEncoder(encoder, {}, 0)
+    total = 0
 
     def with_candidates() -> Iterator[tuple[int, Mention]]:
-        for number, mention in enumerate(mentions, start=1):
+        nonlocal total
+        for total, mention in enumerate(mentions, start=1):
+            if mention.candidates:
+                yield total, mention
+
+    numbered = sum(
+        reasons.count("")
+        for reasons in map(
+            batch_encoder.reasons,
+            ([m for _, m in batch] for batch in _batches(with_candidates())),
+        )
+    )
+    return total, numbered
+
+
+def write_part(
+    mentions: Iterable[Mention],
+    entity_texts: Mapping[str, str],
+    encoder: PairEncoder,
+    file: Path,
+    split: str,
+    bad: BadRecords,
+    first_mention: int = 1,
+    first_id: int = 0,
+    progress: bool = True,
+) -> Part:
+    """Encodes consecutive mentions of a split into one TFRecord.
+
+    Args:
+      mentions: Candidates resolved.
+      entity_texts: Segment B of each entity by its id.
+      encoder: Makes the pairs.
+      file: Is written.
+      split: The split's name.
+      bad: Is told of mentions that cannot be encoded.
+      first_mention: The first mention's number in the split, from 1.
+      first_id: `MENTION_ID` of the first mention that has one.
+      progress: As for `write_split`.
+
+    Raises:
+      UserError: Too many bad mentions, or anything that `mentions` raises.
+    """
+    batch_encoder = _BatchEncoder(encoder, entity_texts, first_id)
+    mention_sizes: list[int] = []
+    mention_bytes: list[int] = []
+    gold: list[int] = []
+    no_candidates = {"nil": 0, "missed": 0}
+    bad_mentions = 0
+    number = first_mention - 1
+
+    def with_candidates() -> Iterator[tuple[int, Mention]]:
+        nonlocal number
+        for number, mention in enumerate(mentions, start=first_mention):
             if mention.candidates:
                 yield number, mention
             else:
                 no_candidates["nil" if mention.gold is None else "missed"] += 1
 
-    # How many mentions there are shows only at the end, so that all records go to
-    # one file first, which is then cut into shards.
-    partial = sidecar.with_suffix(_PARTIAL)
     with (
         tqdm.tqdm(
             desc=f"prepare {split}",
@@ -227,36 +301,63 @@ def _write(
             unit_scale=True,
             disable=None if progress else True,
         ) as bar,
-        tf.io.TFRecordWriter(str(partial)) as writer,
+        tf.io.TFRecordWriter(str(file)) as writer,
     ):
         for batch, encoded in _ahead(batch_encoder, _batches(with_candidates())):
             examples = iter(encoded.examples)
-            for (number, mention), reason in zip(batch, encoded.reasons, strict=True):
+            for (place, mention), reason in zip(batch, encoded.reasons, strict=True):
                 if reason:
                     bad_mentions += 1
-                    bad.add(f"mentions of {split}", number, reason)
+                    bad.add(f"mentions of {split}", place, reason)
                     continue
                 size = len(mention.candidates or ())
+                written = 0
                 for example in itertools.islice(examples, size):
                     writer.write(example)
                     written += len(example) + _FRAME
                 mention_sizes.append(size)
-                mention_ends.append(written)
+                mention_bytes.append(written)
                 gold.append(_gold_index(mention))
             bar.update(len(encoded.examples))
+    return Part(
+        file,
+        number + 1 - first_mention,
+        mention_sizes,
+        mention_bytes,
+        gold,
+        no_candidates,
+        bad_mentions,
+    )
 
-    shards = _cut_into_shards(partial, sidecar, num_shards, mention_sizes, mention_ends)
+
+def join_parts(
+    parts: Sequence[Part],
+    directory: Path,
+    split: str,
+    fingerprint: str,
+    num_shards: int,
+) -> RecordSet:
+    """Makes shards and the sidecar of a split's parts, and removes their files."""
+    sidecar = _sidecar(directory, split)
+    mention_sizes = [size for part in parts for size in part.mention_sizes]
+    mention_bytes = [size for part in parts for size in part.mention_bytes]
+    files = [part.file for part in parts]
     content = {
         "fingerprint": fingerprint,
         "records": sum(mention_sizes),
-        "shards": shards,
+        "shards": _cut_into_shards(
+            files, sidecar, num_shards, mention_sizes, mention_bytes
+        ),
         "mention_sizes": mention_sizes,
-        "gold": gold,
-        "no_candidates": no_candidates,
-        "bad_mentions": bad_mentions,
+        "gold": [gold for part in parts for gold in part.gold],
+        "no_candidates": {
+            kind: sum(part.no_candidates[kind] for part in parts)
+            for kind in ("nil", "missed")
+        },
+        "bad_mentions": sum(part.bad_mentions for part in parts),
     }
     write_text(sidecar, json.dumps(content) + "\n")
-    return RecordSet.load(sidecar.parent, split)
+    return RecordSet.load(directory, split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +376,13 @@ class _Batch:
 class _BatchEncoder:
     """Encodes a split's mentions batch after batch."""
 
-    def __init__(self, encoder: PairEncoder, entity_texts: Mapping[str, str]):
-        """Makes one that numbers the mentions from 0."""
+    def __init__(
+        self, encoder: PairEncoder, entity_texts: Mapping[str, str], first_id: int
+    ):
+        """Makes one that numbers the mentions from `first_id`."""
         self._encoder = encoder
         self._entity_texts = entity_texts
-        self._num_mentions = 0
+        self._next_id = first_id
         strings = tf.TensorSpec([None], tf.string)
         numbers = tf.TensorSpec([None], tf.int64)
         flags = tf.TensorSpec([None], tf.bool)
@@ -296,13 +399,17 @@ class _BatchEncoder:
             ],
         )
 
-    def __call__(self, mentions: list[Mention]) -> _Batch:
+    def reasons(self, mentions: list[Mention]) -> list[str]:
+        """Why each mention is bad; '' for a good one."""
+        return self._texts(mentions)[1]
+
+    def _texts(self, mentions: list[Mention]) -> tuple[TextPieces, list[str]]:
         texts = self._encode_text(
             tf.constant([mention.text for mention in mentions]),
             tf.constant([mention.start for mention in mentions], tf.int64),
             tf.constant([mention.end for mention in mentions], tf.int64),
         )
-        reasons = [
+        return texts, [
             "" if ok else self._reason(mention, pieces)
             for mention, ok, pieces in zip(
                 mentions,
@@ -311,6 +418,9 @@ class _BatchEncoder:
                 strict=True,
             )
         ]
+
+    def __call__(self, mentions: list[Mention]) -> _Batch:
+        texts, reasons = self._texts(mentions)
         good = [row for row, reason in enumerate(reasons) if not reason]
         if not good:
             return _Batch(reasons, [])
@@ -324,8 +434,8 @@ class _BatchEncoder:
             for candidate in candidates:
                 candidate_index.append(entities.setdefault(candidate, len(entities)))
                 labels.append(int(candidate == gold))
-        mention_ids = np.arange(len(good)) + self._num_mentions
-        self._num_mentions += len(good)
+        mention_ids = np.arange(len(good)) + self._next_id
+        self._next_id += len(good)
         examples = self._encode_pairs(
             texts,
             tf.constant([self._entity_texts[entity] for entity in entities]),
@@ -406,20 +516,24 @@ def _gold_index(mention: Mention) -> int:
 
 
 def _cut_into_shards(
-    source: Path,
+    files: list[Path],
     sidecar: Path,
     num_shards: int,
     mention_sizes: list[int],
-    mention_ends: list[int],
+    mention_bytes: list[int],
 ) -> list[dict[str, Any]]:
-    """Cuts a TFRecord file between mentions into about equal parts and removes it."""
-    ends = np.array([0, *mention_ends], np.int64)
+    """Cuts a row of TFRecord files between mentions into about equal shards.
+
+    The files are removed.
+    """
+    ends = np.concatenate([[0], np.cumsum(mention_bytes, dtype=np.int64)])
     records = np.concatenate([[0], np.cumsum(mention_sizes, dtype=np.int64)])
     # Mentions up to and with each shard: the first end at or behind its share.
     shares = ends[-1] * np.arange(1, num_shards + 1) / num_shards
     cuts = [0, *np.searchsorted(ends, shares).tolist()]
     shards = []
-    with source.open("rb") as whole:
+    with contextlib.closing(_chunks(files)) as chunks:
+        chunk = memoryview(b"")
         for shard, (begin, end) in enumerate(itertools.pairwise(cuts)):
             name = f"{sidecar.stem}-{shard:05d}-of-{num_shards:05d}.tfrecord"
             size = int(ends[end] - ends[begin])
@@ -427,11 +541,12 @@ def _cut_into_shards(
             with partial.open("wb") as part:
                 left = size
                 while left:
-                    chunk = whole.read(min(left, _COPY_BYTES))
+                    chunk = chunk or next(chunks, chunk)
                     if not chunk:
-                        raise OSError(f"{source}: shorter than what was written to it")
-                    part.write(chunk)
-                    left -= len(chunk)
+                        raise OSError(f"{files[-1]}: shorter than what was written")
+                    written = part.write(chunk[:left])
+                    chunk = chunk[written:]
+                    left -= written
             partial.replace(sidecar.with_name(name))
             shards.append(
                 {
@@ -440,8 +555,17 @@ def _cut_into_shards(
                     "bytes": size,
                 }
             )
-    source.unlink()
+    for file in files:
+        file.unlink()
     return shards
+
+
+def _chunks(files: list[Path]) -> Generator[memoryview, None, None]:
+    """The bytes of a row of files."""
+    for file in files:
+        with file.open("rb") as source:
+            while chunk := source.read(_COPY_BYTES):
+                yield memoryview(chunk)
 
 
 def _sidecar(directory: Path, split: str) -> Path:
@@ -454,6 +578,8 @@ def _remove_files(directory: Path, split: str) -> None:
         f"{split}-*-of-*.tfrecord",
         f"{split}-*-of-*.tfrecord{_PARTIAL}",
         f"{split}{_PARTIAL}",
+        f"{split}.part-*",
+        f".{split}.part-*",
         f".{split}.json.*{_PARTIAL}",
     ):
         for file in directory.glob(pattern):

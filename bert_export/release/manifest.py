@@ -13,18 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from bert_export.config import Target
-from bert_export.errors import UserError
 from bert_export.export import hub, saved_model, serving_model
-from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import list_directory, write_text
+from bert_export.release.manifest_file import FORMAT_VERSION, MANIFEST_FILE, NOT_LISTED
+from bert_export.release.manifest_file import read as read
 from bert_export.training.estimator import recorded_step
 from bert_export.verification.proof import TOLERANCES
 
-MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
-# Written after the manifest, hence not in it.
-_NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE, PROOF_FILE)
 _SAVED_MODEL = Target("saved_model", "float32")
 _PACKAGES = (
     "ai-edge-litert",
@@ -83,7 +79,7 @@ def list_files(artifact_dir: str | os.PathLike[str]) -> dict[str, dict[str, Any]
     Returns:
       By path relative to the artifact, sorted: `{"sha256": hex, "bytes": int}`.
     """
-    return list_directory(artifact_dir, leave_out=_NOT_LISTED)
+    return list_directory(artifact_dir, leave_out=NOT_LISTED)
 
 
 def build(
@@ -156,30 +152,6 @@ def write(artifact_dir: str | os.PathLike[str], manifest: Mapping[str, Any]) -> 
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
     return path
-
-
-def read(artifact_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads an artifact's manifest.
-
-    Raises:
-      UserError: there is none, or it is not one of this format.
-    """
-    path = Path(artifact_dir) / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; expected the directory of an exported version"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    found = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if found != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format_version is {found!r}, expected {FORMAT_VERSION}; "
-            "export the model again with this bert_export"
-        )
-    return manifest
 
 
 def _packages() -> dict[str, str]:

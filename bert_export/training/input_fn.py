@@ -24,6 +24,8 @@ def train_input_fn(
     shuffle_mentions: int,
     seed: int,
     first_step: int,
+    worker: int = 0,
+    num_workers: int = 1,
 ) -> InputFn:
     """Endless shuffled batches; the order is a function of the seed alone.
 
@@ -35,6 +37,8 @@ def train_input_fn(
       seed: of the shuffling, which differs from epoch to epoch.
       first_step: batches to leave out, so that a run that resumes at this step sees
         the batches that the interrupted run would have seen.
+      worker: whose part of each batch to give, from 0.
+      num_workers: parts that a batch is cut into.
 
     Returns:
       An input_fn of (features, labels): sequences [pairs, longest in batch] int64,
@@ -45,6 +49,12 @@ def train_input_fn(
         del params
         mentions = _mentions(records).shuffle(shuffle_mentions, seed).repeat()
         batches = mentions.ragged_batch(mentions_per_batch).skip(first_step)
+        if num_workers > 1:
+            first, end = (
+                part * mentions_per_batch // num_workers
+                for part in (worker, worker + 1)
+            )
+            batches = batches.map(lambda batch: batch[first:end])
         return _parse(batches, spec)
 
     return input_fn

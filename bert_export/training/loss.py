@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+# Sums a number of terms over the workers that share a batch.
+AddUp = Callable[[tf.Tensor], tf.Tensor]
 
 
 def link_scores(logits: tf.Tensor) -> tf.Tensor:
@@ -32,15 +37,29 @@ def mention_segments(mention_ids: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.zeros_like(mention_ids[:1], tf.int32), tf.cumsum(starts)], 0)
 
 
-def pointwise_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Mean cross-entropy of the pairs' labels: scalar from [pairs, 2] and [pairs]."""
-    return tf.reduce_mean(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    )
+def pointwise_loss(
+    logits: tf.Tensor, labels: tf.Tensor, add_up: AddUp = tf.identity
+) -> tf.Tensor:
+    """Mean cross-entropy of the pairs' labels.
+
+    Args:
+      logits: [pairs, 2] float32.
+      labels: [pairs] int64.
+      add_up: of a worker that has a part of the batch: its share of the whole batch's
+        mean is returned.
+
+    Returns:
+      Scalar float32.
+    """
+    terms = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    return tf.reduce_sum(terms) / add_up(tf.cast(tf.size(labels), terms.dtype))
 
 
 def listwise_loss(
-    scores: tf.Tensor, labels: tf.Tensor, mention_ids: tf.Tensor
+    scores: tf.Tensor,
+    labels: tf.Tensor,
+    mention_ids: tf.Tensor,
+    add_up: AddUp = tf.identity,
 ) -> tf.Tensor:
     """Mean over mentions of -log softmax(scores of its candidates)[gold].
 
@@ -52,6 +71,7 @@ def listwise_loss(
       scores: [pairs] float32.
       labels: [pairs] int64, 1 where the candidate is the gold entity.
       mention_ids: [pairs] int64; the pairs of one mention stand together.
+      add_up: as in `pointwise_loss`.
 
     Returns:
       Scalar float32; 0 when no mention of the batch has a gold.
@@ -62,7 +82,8 @@ def listwise_loss(
     log_total = tf.math.log(tf.math.segment_sum(exps, segments)) + highest
     is_gold = tf.cast(labels, scores.dtype)
     gold_terms = is_gold * (tf.gather(log_total, segments) - scores)
-    return tf.math.divide_no_nan(tf.reduce_sum(gold_terms), tf.reduce_sum(is_gold))
+    golds = add_up(tf.reduce_sum(is_gold))
+    return tf.math.divide_no_nan(tf.reduce_sum(gold_terms), golds)
 
 
 def top1_hits(

@@ -10,7 +10,7 @@ import numpy as np
 from bert_export.features.records import MISSED, NIL
 
 # (name, fewest, most) candidates of the groups that accuracy is broken down by.
-_SIZE_GROUPS = (
+SIZE_GROUPS = (
     ("1", 1, 1),
     ("2", 2, 2),
     ("3", 3, 3),
@@ -107,7 +107,7 @@ def link_metrics(ranking: Ranking, nil_threshold: float | None) -> dict[str, Any
                 ),
                 "random": _ratio((1 / sizes[chosen]).sum(), chosen.sum()),
             }
-            for name, low, high in _SIZE_GROUPS
+            for name, low, high in SIZE_GROUPS
             for chosen in [(sizes >= low) & (sizes <= high)]
             if chosen.any()
         ],

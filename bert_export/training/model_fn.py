@@ -15,6 +15,7 @@ from bert_export.modeling.linker import Linker
 from bert_export.modeling.optimizer import create_train_op
 from bert_export.modeling.weights import initialize
 from bert_export.training import loss as losses
+from bert_export.training.multi_worker import add_up
 
 # The model's outputs, by the names that every artifact keeps.
 PROBABILITIES = "probabilities"
@@ -73,10 +74,10 @@ def model_fn(
     assert labels is not None
     scores = losses.link_scores(logits)
     label_ids, mention_ids = labels[spec.label_ids], labels[MENTION_ID]
-    loss = losses.pointwise_loss(logits, label_ids)
+    loss = losses.pointwise_loss(logits, label_ids, add_up)
     if model.train.loss == "listwise":
         loss *= model.train.pointwise_weight
-        loss += losses.listwise_loss(scores, label_ids, mention_ids)
+        loss += losses.listwise_loss(scores, label_ids, mention_ids, add_up)
     hits, weights = losses.top1_hits(scores, label_ids, mention_ids)
     if not training:
 
@@ -103,8 +104,9 @@ def model_fn(
         num_warmup_steps=round(model.train.warmup_fraction * model.num_train_steps),
         weight_decay=model.train.weight_decay,
         clip_norm=model.train.clip_norm,
+        add_up=add_up,
     )
-    return _estimator_spec(model, mode=mode, loss=loss, train_op=train_op)
+    return _estimator_spec(model, mode=mode, loss=add_up(loss), train_op=train_op)
 
 
 def compute_logits(

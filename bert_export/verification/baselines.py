@@ -250,13 +250,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--part", choices=["first_answer", "latency"], required=True)
     args = parser.parse_args(arguments)
     described = json.loads(args.model.read_text(encoding="utf-8"))
-    features = FeaturesConfig(
-        # JSON has lists for tuples.
-        **{
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in described["features"].items()
-        }
-    )
+    # JSON has lists for tuples.
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in described["features"].items()
+    }
+    features = FeaturesConfig(**options)
     held_out = prove.read_held_out(args.held_out)
     with tempfile.TemporaryDirectory() as model_dir:
         estimator = _estimator(

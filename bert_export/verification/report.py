@@ -514,37 +514,39 @@ def how_measured(content: Mapping[str, Any]) -> str:
 def report_markdown(content: Mapping[str, Any], table: Sequence[Column]) -> str:
     """report.md."""
     lines = [
-        f"# {_escape(content['name'])}, version {content['version']}",
+        f"# {escape_markdown(content['name'])}, version {content['version']}",
         "",
-        f"**{_escape(verdict_line(content))}**",
+        f"**{escape_markdown(verdict_line(content))}**",
         "",
-        f"{content['created']}, checkpoint {_escape(content['checkpoint']['path'])}, "
-        f"{_escape(content['machine']['cpu'])} ({content['machine']['cpus']} CPUs).",
+        f"{content['created']}, checkpoint "
+        f"{escape_markdown(content['checkpoint']['path'])}, "
+        f"{escape_markdown(content['machine']['cpu'])} "
+        f"({content['machine']['cpus']} CPUs).",
         "",
     ]
     titles = [
         f"{column.group}: {column.title}" if column.group else column.title
         for column in table
     ]
-    lines.append("| " + " | ".join(map(_escape, titles)) + " |")
+    lines.append("| " + " | ".join(map(escape_markdown, titles)) + " |")
     aligned = ["---", "---"] + ["---:"] * (len(table) - 2)
     lines.append("| " + " | ".join(aligned) + " |")
     for number in range(len(content["rows"])):
-        cells = [_escape(column.cells[number]) for column in table]
+        cells = [escape_markdown(column.cells[number]) for column in table]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", how_measured(content), ""]
     failed = [entry for entry in content["rows"] if entry["verdict"] == "failed"]
     if failed:
         lines += ["## What failed", ""]
         for entry in failed:
-            lines += [f"### {_escape(entry['name'])}", ""]
+            lines += [f"### {escape_markdown(entry['name'])}", ""]
             lines += [f"    {line}" for line in entry["reason"].splitlines()]
             lines.append("")
     if any(entry["notes"] for entry in content["rows"]):
         lines += ["## Notes", ""]
         for entry in content["rows"]:
             lines += [
-                f"- **{_escape(entry['name'])}**: {_escape(note)}"
+                f"- **{escape_markdown(entry['name'])}**: {escape_markdown(note)}"
                 for note in entry["notes"]
             ]
         lines.append("")
@@ -552,7 +554,10 @@ def report_markdown(content: Mapping[str, Any], table: Sequence[Column]) -> str:
     for section, entries in model_card(content).items():
         if entries:
             lines += [f"### {section}", ""]
-            lines += [f"- {_escape(name)}: {_escape(text)}" for name, text in entries]
+            lines += [
+                f"- {escape_markdown(name)}: {escape_markdown(text)}"
+                for name, text in entries
+            ]
             lines.append("")
     lines += ["## Config", "", "```json"]
     # JSON's strings hold no line break, so no line of it can end the block.
@@ -560,7 +565,7 @@ def report_markdown(content: Mapping[str, Any], table: Sequence[Column]) -> str:
     return "\n".join(lines)
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text for Markdown, on one line and without markup of its own."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Drawn in the page's own text colour, whatever that is.
-_INK = "#010203"
+INK = "#010203"
 # Okabe and Ito's palette, told apart by colour-blind readers, too, and legible on
 # white and on black (https://jfly.uni-koeln.de/color).
 _COLOURS = {
@@ -66,8 +66,11 @@ def draw(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     return plots
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    """A figure without pyplot, whose state would be the process's."""
+def new_figure(height: float) -> tuple[Any, Any]:
+    """A figure so many inches high and its axes, for `to_svg`.
+
+    Made without pyplot, whose state would be the process's.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -75,8 +78,8 @@ def _figure(height: float) -> tuple[Any, Any]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_INK)
-    axes.tick_params(which="both", colors=_INK)
+        axes.spines[side].set_color(INK)
+    axes.tick_params(which="both", colors=INK)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -87,10 +90,10 @@ def _latency_against_accuracy(
     from matplotlib.lines import Line2D
     from matplotlib.ticker import ScalarFormatter
 
-    figure, axes = _figure(4.2)
+    figure, axes = new_figure(4.2)
     reference = rows[0]["figures"]["reference_link_accuracy"]
     limit = 100 * reference - max_accuracy_drop
-    axes.axhline(limit, color=_INK, linestyle="--", linewidth=0.8, alpha=0.6)
+    axes.axhline(limit, color=INK, linestyle="--", linewidth=0.8, alpha=0.6)
     for entry in rows:
         figures = entry["figures"]
         axes.plot(
@@ -112,36 +115,36 @@ def _latency_against_accuracy(
                 textcoords="offset points",
                 xytext=(0, 10),
                 ha="center",
-                color=_INK,
+                color=INK,
                 fontsize=9,
             )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.margins(x=0.08, y=0.25)
-    axes.set_xlabel("median latency of one mention, ms (log scale)", color=_INK)
-    axes.set_ylabel("link accuracy, %", color=_INK)
-    axes.grid(color=_INK, alpha=0.12, which="both")
+    axes.set_xlabel("median latency of one mention, ms (log scale)", color=INK)
+    axes.set_ylabel("link accuracy, %", color=INK)
+    axes.grid(color=INK, alpha=0.12, which="both")
     formats = dict.fromkeys(e["format"] for e in rows if e["format"])
     precisions = dict.fromkeys(e["precision"] for e in rows)
     handles = [
         Line2D([], [], color=_COLOURS[name], marker="o", linestyle="", label=name)
         for name in formats
     ] + [
-        Line2D([], [], color=_INK, marker=_MARKERS[name], linestyle="", label=name)
+        Line2D([], [], color=INK, marker=_MARKERS[name], linestyle="", label=name)
         for name in precisions
     ]
     figure.legend(
         handles=handles,
         loc="outside right center",
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         fontsize=9,
     )
-    return _svg(figure, "latency")
+    return to_svg(figure, "latency")
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
-    figure, axes = _figure(0.6 + 0.3 * len(rows))
+    figure, axes = new_figure(0.6 + 0.3 * len(rows))
     names = [entry["name"] for entry in rows]
     sizes = [entry["figures"]["bytes"] / 1e6 for entry in rows]
     # By position, as two rows may have one name.
@@ -149,16 +152,16 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
         range(len(rows)), sizes, color=[_COLOURS[entry["format"]] for entry in rows]
     )
     axes.bar_label(
-        bars, [f"{size:.1f}" for size in sizes], padding=4, color=_INK, fontsize=9
+        bars, [f"{size:.1f}" for size in sizes], padding=4, color=INK, fontsize=9
     )
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.margins(x=0.08)
-    axes.set_xlabel("MB", color=_INK)
-    return _svg(figure, "size")
+    axes.set_xlabel("MB", color=INK)
+    return to_svg(figure, "size")
 
 
-def _svg(figure: Any, name: str) -> str:
+def to_svg(figure: Any, name: str) -> str:
     """A figure as an <svg> element.
 
     Args:
@@ -185,4 +188,4 @@ def _svg(figure: Any, name: str) -> str:
     # The page scales it.
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace(_INK, "currentColor")
+    return svg.replace(INK, "currentColor")

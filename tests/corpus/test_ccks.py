@@ -30,19 +30,45 @@ def test_the_fixture_field_by_field():
             "水星",
             ("辰星",),
             "水星是太阳系中离太阳最近的行星。 卫星：无；义项描述：太阳系的行星",
+            "Location",
         ),
-        Entity("10002", "汞", ("水银",), "汞是常温下唯一呈液态的金属。 元素符号：Hg"),
-        Entity("10003", "苹果", (), "苹果是蔷薇科苹果属植物的果实。 义项描述：水果"),
+        Entity(
+            "10002",
+            "汞",
+            ("水银",),
+            "汞是常温下唯一呈液态的金属。 元素符号：Hg",
+            "Thing",
+        ),
+        Entity(
+            "10003",
+            "苹果",
+            (),
+            "苹果是蔷薇科苹果属植物的果实。 义项描述：水果",
+            "Food",
+        ),
         Entity(
             "10004",
             "苹果公司",
             ("苹果", "APPLE"),
             "苹果公司是一家 科技公司。 外文名：Apple Inc.",
+            "Organization",
         ),
-        Entity("10005", "西游记", ("《西游记》",), "义项描述：明代的长篇小说"),
-        Entity("10006", "西游记", (), "义项描述：1986年的电视剧"),
-        Entity("10007", "爪哇岛", ("爪哇", "Java"), "爪哇岛是印度尼西亚的一座岛屿。"),
-        Entity("10008", "Java", ("java",), "Java是一种编程语言。"),
+        Entity(
+            "10005",
+            "西游记",
+            ("《西游记》",),
+            "义项描述：明代的长篇小说",
+            "CreativeWork",
+        ),
+        Entity("10006", "西游记", (), "义项描述：1986年的电视剧", "CreativeWork"),
+        Entity(
+            "10007",
+            "爪哇岛",
+            ("爪哇", "Java"),
+            "爪哇岛是印度尼西亚的一座岛屿。",
+            "Location",
+        ),
+        Entity("10008", "Java", ("java",), "Java是一种编程语言。", "Thing"),
     ]
     phone = "😀 苹果发布了新手机，水银温度计呢？"
     assert list(source.mentions) == [
@@ -186,6 +212,7 @@ TEXT = {"text_id": "1", "text": "水星", "mention_data": [ANNOTATION]}
         ({"subject_id": None}, "mistyped field 'subject_id': expected a string"),
         ({"subject": " "}, "empty name"),
         ({"alias": "水星"}, "mistyped field 'alias': expected a list of strings"),
+        ({"type": 3}, "mistyped field 'type': expected a list of strings"),
         ({"data": None}, "mistyped field 'data': expected a list of objects"),
         ({"data": ["摘要"]}, "mistyped field 'data': expected a list of objects"),
         ({"data": [{"predicate": "摘要"}]}, "missing field 'object'"),
@@ -199,6 +226,21 @@ def test_bad_entities(tmp_path, change, reason):
     assert str(caught.value).startswith(f"{tmp_path / 'kb_data'}:2: {reason}")
     bad = BadRecords(1)
     assert list(read_ccks(options, bad).entities) == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["", "Person", "Thing"], "Person"),
+        ("Person|Thing", "Person"),
+        ([], None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_first_type_is_the_entitys(tmp_path, written, expected):
+    options = make(tmp_path, [ENTITY | {"type": written}], [TEXT])
+    assert read_ccks(options, BadRecords()).entities["1"].type == expected
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_entities_round_trip(tmp_path, name):
     entities = [
         Entity("e1", "Zürich", ("Zurich", "苏黎世"), "a city"),
         Entity("e2", "bank", (), ""),
+        Entity("e3", "Mercury", (), "", "planet"),
     ]
     jsonl.write_entities(tmp_path / name, iter(entities))
     assert list(jsonl.read_entities(tmp_path / name, BadRecords())) == entities
@@ -170,12 +171,26 @@ def test_half_a_surrogate_pair_is_refused_in_every_field(tmp_path, field, surrog
         ({"aliases": "Bank"}, "mistyped field 'aliases'"),
         ({"aliases": None}, "mistyped field 'aliases'"),
         ({"description": None}, "mistyped field 'description'"),
+        ({"type": 3}, "mistyped field 'type'"),
+        ({"type": " "}, "empty type"),
     ],
 )
 def test_bad_entities(tmp_path, change, reason):
     path = write(tmp_path / "e.jsonl", ENTITY | change)
     with pytest.raises(UserError, match=f"e.jsonl:1: {reason}"):
         list(jsonl.read_entities(path, BadRecords()))
+
+
+def test_an_entity_without_type_is_written_as_it_was_before_there_were_types(tmp_path):
+    path = tmp_path / "e.jsonl"
+    jsonl.write_entities(path, [Entity("e2", "bank", (), "")])
+    assert path.read_bytes() == (
+        b'{"id": "e2", "name": "bank", "aliases": [], "description": ""}\n'
+    )
+    (entity,) = jsonl.read_entities(
+        write(path, json.loads(path.read_text()) | {"type": None}), BadRecords()
+    )
+    assert entity.type is None
 
 
 @pytest.mark.parametrize("field", ENTITY)

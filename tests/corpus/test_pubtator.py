@@ -36,9 +36,9 @@ RASH = (
 def test_medmentions_fixture_field_by_field():
     source = read_pubtator(CorpusConfig(**CONFIGS["medmentions"]), BadRecords())
     assert list(source.entities.values()) == [
-        Entity("C9000001", "Honey", ("honey",), "T168"),
-        Entity("C9000002", "burns", ("Burns",), "T037"),
-        Entity("C9000003", "dressing", (), "T074"),
+        Entity("C9000001", "Honey", ("honey",), "T168", "T168"),
+        Entity("C9000002", "burns", ("Burns",), "T037", "T037"),
+        Entity("C9000003", "dressing", (), "T074", "T074"),
     ]
     assert list(source.mentions) == [
         ("train", Mention(HONEY, 0, 5, "C9000001")),
@@ -59,10 +59,10 @@ def test_medmentions_fixture_field_by_field():
 def test_bc5cdrs_fixture_field_by_field():
     source = read_pubtator(CorpusConfig(**CONFIGS["bc5cdr"]), BadRecords())
     assert list(source.entities.values()) == [
-        Entity("D900001", "Tea", (), "Chemical"),
-        Entity("D900002", "rash", (), "Disease"),
-        Entity("D900004", "hepatic failure", (), "Disease"),
-        Entity("D900003", "Renal failure", (), "Disease"),
+        Entity("D900001", "Tea", (), "Chemical", "Chemical"),
+        Entity("D900002", "rash", (), "Disease", "Disease"),
+        Entity("D900004", "hepatic failure", (), "Disease", "Disease"),
+        Entity("D900003", "Renal failure", (), "Disease", "Disease"),
     ]
     tea = "Tea again. The rash did not return."
     salt = "Salt and cramps. Salt eased cramps; no rash."

@@ -69,6 +69,8 @@ def test_the_whole_corpus(tmp_path, wordnet, wordnet_ids):
     glad = entities[wordnet_ids["glad"]]
     assert (glad.name, glad.aliases) == ("glad", ("happy",))
     assert glad.description == "full of joy"
+    # The fixture's synsets are all of file 03, lexnames(5WN).
+    assert {entity.type for entity in entities.values()} == {"noun.Tops"}
     assert entities[wordnet_ids["river"]].aliases == ("river bank",)
     assert not any('"' in entity.description for entity in entities.values())
 
@@ -164,7 +166,7 @@ def test_synonyms_take_the_lemmas_place(tmp_path, wordnet, wordnet_ids):
 
 
 def test_synonyms_are_not_put_into_held_out_sentences():
-    glad = Synset("a1", ("glad", "happy"), "full of joy", ("I am glad",), ())
+    glad = Synset("a1", ("glad", "happy"), "full of joy", ("I am glad",), (), "adj.all")
     words = Words({"glad": ("a1", "a2"), "happy": ("a1", "a3")}, Morphy("adj", {}))
     (mention,) = _synonym_mentions(glad, words, {"i was glad"})
     assert (marked(mention), mention.candidates) == ("I am [[happy]]", ("a1", "a3"))
@@ -433,3 +435,10 @@ def test_the_real_wordnet(tmp_path):
     examples = {m.text for split in SPLITS for m in mentions[split] if len(m.text) > 25}
     assert not examples & {entity.description for entity in entities.values()}
     assert all(entity.description for entity in entities.values())
+    # A letter of each id is the part of speech, and so is the start of each type.
+    parts = {"n": "noun.", "v": "verb.", "a": "adj.", "r": "adv."}
+    assert all(e.type.startswith(parts[e.id[0]]) for e in entities.values())
+    (dog,) = (
+        e for e in entities.values() if e.name == "dog" and "domestic dog" in e.aliases
+    )
+    assert dog.type == "noun.animal"

@@ -17,6 +17,7 @@ from bert_export.errors import StageError, UserError
 from bert_export.export import publish
 from bert_export.features.records import RecordSet
 from bert_export.features.spec import FeatureSpec
+from bert_export.training import checkpoints
 from bert_export.training import estimator as training
 from bert_export.training.evaluation import rank_split
 from tests.command_line import ROOT, done, run
@@ -162,7 +163,7 @@ def test_a_second_run_uses_what_is_there(sample, copied):
 def test_nodo_train_takes_the_newest_checkpoint(copied):
     # Whichever was the best, now it is an earlier one.
     early = str(copied / "model" / "model.ckpt-100")
-    training._copy_checkpoint(early, copied / "model" / "best")
+    checkpoints.copy_checkpoint(early, copied / "model" / "best")
     newest = training.newest_checkpoint(copied / "model")
     model = files(copied / "model")
     result = done("evaluate", f"--workdir={copied}", "--nodo_train")

@@ -37,3 +37,24 @@ def test_dropout_is_for_training_only():
 
 def test_dropout_of_nothing():
     assert dropout(tf.ones([0, 4]), 0.1, training=True).shape == (0, 4)
+
+
+def test_dropout_is_a_function_of_seed_step_and_place():
+    def masks(seed: int, first_step: int) -> list[np.ndarray]:
+        """[3 steps, 2 dropouts, 40] of a graph that begins at a step."""
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            tf.compat.v1.set_random_seed(seed)
+            step = tf.compat.v1.train.create_global_step()
+            drawn = [dropout(tf.ones([40]), 0.5, training=True) for _ in range(2)]
+            session.run(tf.compat.v1.global_variables_initializer())
+            session.run(step.assign(first_step))
+            found = []
+            for _ in range(3):
+                found += session.run(drawn)
+                session.run(step.assign_add(1))
+            return found
+
+    unbroken, resumed, other = masks(17, 0), masks(17, 1), masks(18, 0)
+    np.testing.assert_array_equal(resumed[:4], unbroken[2:])
+    everything = [tuple(mask) for mask in (*unbroken, *other)]
+    assert len(set(everything)) == len(everything)

@@ -21,7 +21,7 @@ SCRIPTS = [
     *(
         path
         for path in sorted((ROOT / "scripts").rglob("*"))
-        if path.is_file() and not path.suffix
+        if path.is_file() and not path.suffix and path.parent.name != "schedule"
     ),
     ROOT / ".ci/run",
 ]

@@ -140,59 +140,6 @@ def test_ranking_stands_beside_the_gold_of_the_records(learnt):
     np.testing.assert_allclose(some.scores, whole.scores[chosen], atol=1e-5)
 
 
-class _Power(tf.estimator.SessionRunHook):
-    """Fails at a step, as a machine may."""
-
-    def __init__(self, at_step):
-        self._left = at_step
-
-    def after_run(self, run_context, run_values):
-        self._left -= 1
-        if self._left == 0:
-            raise RuntimeError("power cut")
-
-
-def test_resumed_training_ends_where_an_unbroken_one_does(tmp_path, capsys):
-    train = tiny_task.write(tmp_path, "train", 100, seed=1)
-    dev = tiny_task.write(tmp_path, "dev", 10, seed=2)
-    config = tiny_task.config(save_checkpoints_steps=20, shuffle_mentions=30)
-    params = tiny_task.params(config, 40)
-
-    def estimator(name):
-        return training.create_estimator(config, params, tmp_path / name)
-
-    training.train(estimator("unbroken"), config, params, train, dev)
-    broken = estimator("broken")
-    original = broken.train
-
-    def failing(input_fn, max_steps, hooks, saving_listeners):
-        original(
-            input_fn,
-            max_steps=max_steps,
-            hooks=[*hooks, _Power(27)],
-            saving_listeners=saving_listeners,
-        )
-
-    broken.train = failing
-    with pytest.raises(RuntimeError, match="power cut"):
-        training.train(broken, config, params, train, dev)
-    assert training.global_step(training.newest_checkpoint(tmp_path / "broken")) == 20
-    capsys.readouterr()
-    training.train(estimator("broken"), config, params, train, dev)
-    assert "going on from step 20 of 40" in capsys.readouterr().out
-
-    ends = [
-        training.newest_checkpoint(tmp_path / name) for name in ("unbroken", "broken")
-    ]
-    # Every weight, and the optimizer's moments too.
-    for name, _ in tf.train.list_variables(ends[0]):
-        one, other = (tf.train.load_variable(end, name) for end in ends)
-        np.testing.assert_allclose(other, one, atol=2e-4, rtol=1e-3, err_msg=name)
-    for name in ("unbroken", "broken"):
-        steps = [point["step"] for point in training.read_curve(tmp_path / name)]
-        assert steps == [0, 20, 40]
-
-
 def test_training_without_dev_mentions_keeps_the_newest(tmp_path):
     train = tiny_task.write(tmp_path, "train", 20)
     dev = tiny_task.write(tmp_path, "dev", 0)
