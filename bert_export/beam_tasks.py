@@ -9,7 +9,10 @@ import importlib.util
 import io
 import os
 import re
+import shlex
+import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import ModuleType
@@ -107,10 +110,12 @@ def run(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_progress(len(tasks), description, finished))
+            runner = None
             if workers.runner == DIRECT:
                 # Its workers write their own start and end to standard error.
                 stack.enter_context(extras.quiet())
-            with beam.Pipeline(options=options) as pipeline:
+                runner = stack.enter_context(_processes())
+            with beam.Pipeline(runner, options=options) as pipeline:
                 # Without the grouping one worker would get all tasks, and with random
                 # keys, as of a Reshuffle, some workers more than others.
                 spread = (
@@ -173,7 +178,6 @@ def _options(workers: Workers) -> Any:
     arguments = [f"--runner={workers.runner}"]
     if workers.runner == DIRECT:
         arguments += [
-            "--direct_running_mode=multi_processing",
             f"--direct_num_workers={workers.processes}",
             "--default_sdk_harness_log_level=ERROR",
             # Without this Beam first looks for Prism, a program that it downloads.
@@ -194,6 +198,50 @@ def _options(workers: Workers) -> Any:
         reason = str(error).splitlines()[0]
         raise UserError(f"--runner={workers.runner}: {reason}") from error
     return options
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[Any]:
+    """The DirectRunner with processes as workers.
+
+    Its own, `--direct_running_mode=multi_processing`, does not start where the path of
+    Python has a blank, and waits for ever for a worker that was killed, as by a system
+    that is short of memory.
+
+    Raises:
+      StageError: a worker died.
+    """
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.transforms import environments
+
+    def died(number: int, frame: object) -> None:
+        raise StageError(
+            "a worker process died, perhaps for want of memory; start again with fewer "
+            "--workers: what is finished is kept"
+        )
+
+    with tempfile.TemporaryDirectory() as directory:
+        # A shell runs this: it notes the worker's process id, and tells if it dies.
+        command = (
+            f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker"
+            f".sdk_worker_main & : > {shlex.quote(directory)}/$!; "
+            f"wait $! || kill -USR1 {os.getpid()}"
+        )
+        before = signal.signal(signal.SIGUSR1, died)
+        try:
+            yield fn_runner.FnApiRunner(
+                environments.SubprocessSDKEnvironment.from_command_string(command)
+            )
+        except BaseException:
+            # Threads wait for the others, and this process for its threads.
+            for worker in os.listdir(directory):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(worker), signal.SIGKILL)
+            raise
+        finally:
+            # What is told too late must not end this process, as it does by default.
+            default = before in (signal.SIG_DFL, None)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN if default else before)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +13,10 @@ from bert_export.config import Config
 from bert_export.corpus.corpus import source_paths
 from bert_export.errors import UserError
 from bert_export.files import list_directory, package_path, sha256_file
+from bert_export.release.manifest_file import packages
 
 # What judges and publishes a model rather than makes it.
 _NOT_MADE_BY = ("gate", "release")
-_PACKAGES = (
-    "numpy",
-    "sentencepiece",
-    "tensorflow",
-    "tensorflow-estimator",
-    "tensorflow-text",
-)
 _HUB = "hub:"
 
 
@@ -50,12 +43,7 @@ def fingerprints(config: Config, workdir: Path, warm_start: bool) -> dict[str, s
         del values[key]
     found = {
         "config": digest({**values, "warm_start": warm_start}),
-        "code": digest(
-            {
-                "bert_export": _code(),
-                "packages": {name: _version(name) for name in _PACKAGES},
-            }
-        ),
+        "code": digest({"bert_export": _code(), "packages": packages()}),
     }
     for key, path in source_paths(config.corpus, workdir).items():
         found[f"corpus.{key}"] = _path(f"corpus.{key}", path)
@@ -78,20 +66,13 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def _code() -> dict[str, str]:
-    """Of every source file of this package."""
+    """Of every file of this package."""
     root = Path(bert_export.__file__).parent
     return {
         path.relative_to(root).as_posix(): sha256_file(path)
-        for path in sorted(root.rglob("*.py"))
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        # TensorFlow also comes under other names, such as tensorflow-cpu.
-        return None
 
 
 def _weights(key: str, named: str) -> str:

@@ -37,7 +37,7 @@ from bert_export.files import sha256_file, write_json
 from bert_export.inputs import differences, digest, fingerprints
 from bert_export.release.model_base import Current, ModelBase
 from bert_export.run_log import RunLog, notify, now, write_metrics
-from bert_export.workdir import read_summary, record_config
+from bert_export.workdir import read_summary, record_config, stage
 
 # TensorFlow takes seconds to import; a run with nothing to do, or with nothing left to
 # do but to publish, is over before. So `pipeline` and `judge` are imported by stages.
@@ -47,6 +47,7 @@ LOCK_FILE = "retrain.lock"
 HOLDER_FILE = "retrain.lock.json"
 LOG_FILE = "log.jsonl"
 RUNS_DIR = "runs"
+TEMPORARY_DIR = "tmp"
 GATE_DIR = "gate"
 _STATE_FORMAT = 1
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
@@ -209,6 +210,11 @@ class _Retraining:
                 "retrain: artifacts are published under --model_base; leave "
                 f"config.export.dir unset, found {config.export.dir!r}"
             )
+        if "TF_CONFIG" in os.environ:
+            raise UserError(
+                "retrain works on one machine; unset TF_CONFIG. 'bert-export train' "
+                "trains on several"
+            )
         targets = export_targets(config.export)
         if not any(target.name == "saved_model" for target in targets):
             raise UserError(
@@ -262,35 +268,43 @@ class _Retraining:
                 return
             run = self._new_run(inputs)
         else:
+            self._renumber(run)
             done = ", ".join(run.completed) or "nothing"
             self._say("resume", f"going on with run {run.run_id}; done: {done}")
         self._log.run_id = self._summary["run_id"] = run.run_id
         self._summary["version"] = run.version
         directory = self._directory(run)
-        # Whatever libraries leave in the directory for temporary files goes with the
-        # run's.
-        temporary = directory / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
+        # Whatever libraries leave in the directory for temporary files is removed with
+        # it. Near the root, as paths of sockets may have 107 characters.
+        temporary = self._workdir / TEMPORARY_DIR
+        temporary.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = str(temporary)
         tempfile.tempdir = None
         config = self._run_config(run)
         record_config(config, directory)
-        for stage in RETRAIN_STAGES[: RETRAIN_STAGES.index(self._options.until) + 1]:
-            if stage in run.completed and stage != "gate":
-                self._log.event("skip", stage=stage)
+        work = {
+            "prepare": self._prepare,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "export": self._export,
+            "gate": self._gate,
+            "publish": self._publish,
+        }
+        for name in RETRAIN_STAGES[: RETRAIN_STAGES.index(self._options.until) + 1]:
+            if name in run.completed and name != "gate":
+                self._log.event("skip", stage=name)
                 continue
             began = time.monotonic()
-            self._log.event("begin", stage=stage)
+            self._log.event("begin", stage=name)
             try:
-                run.completed[stage] = getattr(self, f"_{stage}")(run, config)
+                run.completed[name] = work[name](run, config)
             except BaseException as error:
-                self._log.event(
-                    "failed", stage=stage, error=str(error) or type(error).__name__
-                )
+                message = str(error) or type(error).__name__
+                self._log.event("failed", stage=name, error=message)
                 raise
             seconds = round(time.monotonic() - began, 3)
-            self._log.event("done", stage=stage, seconds=seconds)
-            if stage != "publish":
+            self._log.event("done", stage=name, seconds=seconds)
+            if name != "publish":
                 self._record(run)
                 self._check_inputs(run)
         if self._options.until == "publish":
@@ -371,23 +385,26 @@ class _Retraining:
             self._log.event("skip", stage="gate")
             return self._judged(passed)
         from bert_export import judge
+        from bert_export.release import gate_report
 
         directory = self._directory(run)
         exported = run.completed["export"]
-        verdict = judge.judge(
-            config,
-            directory,
-            candidate=directory / exported["artifacts"]["saved_model"],
-            production=self._fetch(production, run),
-            proofs={
-                **dict.fromkeys(exported["artifacts"], None),
-                **exported["not_published"],
-            },
-            output_dir=directory / GATE_DIR,
-            run_id=run.run_id,
-            version=run.version,
-            production_version=production.version if production else None,
-        )
+        with stage("gate", directory):
+            verdict = judge.judge(
+                config,
+                directory,
+                candidate=directory / exported["artifacts"]["saved_model"],
+                production=self._fetch(production, run),
+                proofs={
+                    **dict.fromkeys(exported["artifacts"], None),
+                    **exported["not_published"],
+                },
+                output_dir=directory / GATE_DIR,
+                run_id=run.run_id,
+                version=run.version,
+                production_version=production.version if production else None,
+            )
+            print(gate_report.text_table(verdict))
         result = {
             "judged": judged,
             "passed": verdict["passed"],
@@ -417,11 +434,12 @@ class _Retraining:
     def _publish(self, run: _Run, config: Config) -> dict[str, Any]:
         directory = self._directory(run)
         artifacts = run.completed["export"]["artifacts"]
-        place = self._base.publish(
-            {name: directory / path for name, path in artifacts.items()},
-            run.version,
-            config.release.keep_versions,
-        )
+        with stage("publish", directory):
+            place = self._base.publish(
+                {name: directory / path for name, path in artifacts.items()},
+                run.version,
+                config.release.keep_versions,
+            )
         self._say("published", f"published: {place}")
         return {}
 
@@ -501,6 +519,17 @@ class _Retraining:
             return run
         self._drop_run(f"run {run.run_id} is given up, changed: {', '.join(changed)}")
         return None
+
+    def _renumber(self, run: _Run) -> None:
+        """Gives a run another number if somebody has published a newer version."""
+        newest = max((v.version for v in self._base.versions()), default=0)
+        current = self._base.current()
+        if newest > run.version and (current is None or current.version != run.version):
+            run.version = self._base.new_version()
+            # They bear the number; what was trained stays.
+            for name in ("export", "gate"):
+                run.completed.pop(name, None)
+            self._record(run)
 
     def _is_withdrawn(self, run: _Run) -> bool:
         """Whether somebody took a run's version back before the run was over."""
@@ -604,8 +633,8 @@ class _Retraining:
         for run_dir in runs[-self._config.release.keep_runs :]:
             _keep_only(run_dir, _KEPT)
         if pending:
-            shutil.rmtree(runs_dir / pending / "tmp", ignore_errors=True)
             _remove_partial(runs_dir / pending)
+        shutil.rmtree(self._workdir / TEMPORARY_DIR, ignore_errors=True)
         for path in self._workdir.glob(".*.partial"):
             path.unlink()
 
@@ -677,8 +706,8 @@ def _exclusively(workdir: Path) -> Iterator[None]:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         write_json(holder_path, holder)
         yield
-        holder_path.unlink(missing_ok=True)
     finally:
+        holder_path.unlink(missing_ok=True)
         lock.release()
 
 

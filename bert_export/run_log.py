@@ -108,6 +108,8 @@ def notify(command: str, summary: Mapping[str, Any]) -> None:
             shlex.split(command),
             input=json.dumps(summary, ensure_ascii=False) + "\n",
             encoding="utf-8",
+            # Standard output may be another program's to read.
+            stdout=sys.stderr,
             timeout=_NOTIFY_SECONDS,
             check=False,
         )

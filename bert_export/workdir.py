@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_export.config import Config
-from bert_export.errors import StageError, Terminated, UserError
+from bert_export.errors import Failure, StageError, UserError
 from bert_export.files import write_json, write_text
 
 CONFIG_FILE = "config.json"
@@ -115,7 +115,7 @@ def stage(name: str, workdir: Path) -> Iterator[None]:
     """Runs a stage: announces it, times it, and gives its failure its name.
 
     Raises:
-      UserError, Terminated: as raised inside.
+      Failure: as raised inside.
       StageError: anything else that went wrong, named; the traceback of what the
         program did not foresee goes to WORKDIR/error.log.
     """
@@ -123,10 +123,10 @@ def stage(name: str, workdir: Path) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except (UserError, Terminated):
-        raise
     except StageError as error:
         raise StageError(f"stage {name} failed: {error}") from error
+    except Failure:
+        raise
     except OSError as error:
         raise StageError(f"stage {name} failed: {error}") from error
     except Exception as error:

@@ -28,4 +28,8 @@ def get_config():
     config.train.save_checkpoints_steps = 100
     # Latencies of a model this small say nothing.
     config.export.benchmark = False
+    config.gate.golden_mentions = str(DATA / "golden.jsonl")
+    # So few mentions cannot tell models apart any closer.
+    config.gate.max_drop = 25.0
+    config.gate.golden_max_drop = 25.0
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import dataclasses
 import gzip
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from bert_export import batch_link
+from bert_export import batch_link, beam_tasks
 from bert_export.batch_link import LinkShard, Output, Shard
 from bert_export.beam_tasks import Workers
 from bert_export.corpus import jsonl
@@ -408,3 +409,30 @@ def test_killed_and_damaged_runs_are_gone_on_with(artifact, data, tmp_path):
     for number, run in enumerate(runs):
         link(Shard(number, str(many), run))
     assert results(output) == results(tmp_path / "here")
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly:
+    """Work that kills its worker, as a system does that is short of memory."""
+
+    directory: str
+
+    def load(self):
+        return [self.do]
+
+    def do(self, task: int) -> None:
+        if task == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        Path(self.directory, str(task)).touch()
+
+
+def test_a_worker_that_dies_ends_the_run(tmp_path):
+    with pytest.raises(StageError, match="a worker process died"):
+        beam_tasks.run(
+            Deadly(str(tmp_path)),
+            range(8),
+            beam_tasks.Workers(number=2),
+            "die",
+            finished=lambda: 0,
+        )
+    assert "3" not in os.listdir(tmp_path)

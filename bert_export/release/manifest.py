@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,29 +14,17 @@ from bert_export.config import Target
 from bert_export.export import hub, saved_model, serving_model
 from bert_export.features.spec import FeatureSpec
 from bert_export.files import list_directory, write_text
-from bert_export.release.manifest_file import FORMAT_VERSION, MANIFEST_FILE, NOT_LISTED
+from bert_export.release.manifest_file import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    NOT_LISTED,
+    packages,
+)
 from bert_export.release.manifest_file import read as read
 from bert_export.training.estimator import recorded_step
 from bert_export.verification.proof import TOLERANCES
 
 _SAVED_MODEL = Target("saved_model", "float32")
-_PACKAGES = (
-    "ai-edge-litert",
-    "bert-export",
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "protobuf",
-    "tensorflow",
-    "tensorflow-estimator",
-    "tensorflow-hub",
-    "tensorflow-serving-api",
-    "tensorflow-text",
-    "tensorflowjs",
-    "tf2onnx",
-)
 
 
 def signature_contract(
@@ -140,7 +126,7 @@ def build(
             "path": os.path.basename(checkpoint_path),
             "global_step": recorded_step(checkpoint_path),
         },
-        "packages": _packages(),
+        "packages": packages(),
         "notes": list(notes),
         "files": list_files(artifact_dir),
     }
@@ -152,15 +138,3 @@ def write(artifact_dir: str | os.PathLike[str], manifest: Mapping[str, Any]) -> 
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
     return path
-
-
-def _packages() -> dict[str, str]:
-    """The versions of Python and of the packages that shape an artifact."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            # TensorFlow also comes under other names, such as tensorflow-cpu.
-            continue
-    return found

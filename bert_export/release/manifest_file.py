@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +17,23 @@ MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 # Written after the manifest, hence not in it.
 NOT_LISTED = (MANIFEST_FILE, SMOKE_TEST_FILE, PROOF_FILE)
+_PACKAGES = (
+    "ai-edge-litert",
+    "bert-export",
+    "nncf",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "protobuf",
+    "tensorflow",
+    "tensorflow-estimator",
+    "tensorflow-hub",
+    "tensorflow-serving-api",
+    "tensorflow-text",
+    "tensorflowjs",
+    "tf2onnx",
+)
 
 
 def read(artifact_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -100,3 +119,15 @@ def is_inside(path: str) -> bool:
     return bool(parts) and not (
         path.startswith("/") or ".." in parts or "\\" in path or "\0" in path
     )
+
+
+def packages() -> dict[str, str]:
+    """By name, the versions of Python and of the packages that shape an artifact."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # TensorFlow also comes under other names, such as tensorflow-cpu.
+            continue
+    return found

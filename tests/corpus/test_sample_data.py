@@ -10,7 +10,7 @@ import pytest
 
 from bert_export.config import CorpusConfig
 from bert_export.corpus.corpus import Corpus, load_corpus
-from bert_export.corpus.jsonl import parse_marked_text
+from bert_export.corpus.jsonl import parse_marked_text, read_mentions
 from bert_export.corpus.records import BadRecords
 from bert_export.corpus.splits import SPLITS
 
@@ -68,6 +68,18 @@ def test_sentences_to_link(corpus):
         assert len(corpus.aliases.lookup(mention.surface)) >= 2, line
     seen = {mention.text for split in SPLITS for mention in corpus.mentions(split)}
     assert not seen & {parse_marked_text(line).text for line in lines}
+
+
+def test_golden_mentions(corpus):
+    bad = BadRecords(0)
+    golden = list(read_mentions(DATA / "golden.jsonl", bad, corpus.entities))
+    assert len(golden) == 38
+    seen = {mention.text for split in SPLITS for mention in corpus.mentions(split)}
+    assert not seen & {mention.text for mention in golden}
+    for mention in golden:
+        candidates = corpus.aliases.lookup(mention.surface)
+        assert candidates, mention
+        assert mention.gold is None or mention.gold in candidates, mention
 
 
 def test_the_vocabulary_fits_the_bert_config_and_spells_every_text(corpus):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,7 @@ class Retraining:
             f"--config.train.save_checkpoints_steps={EVERY}",
             # A model as small as this is good and bad by chance.
             "--config.gate.max_drop=100",
+            "--config.gate.golden_max_drop=100",
             "--config.gate.slice_max_drop=100",
             "--config.gate.max_latency_ratio=100",
             *flags,
@@ -317,6 +319,24 @@ def test_disk_full_in_every_stage(expected, tmp_path):
         assert_same(task, expected)
     finally:
         subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_production(expected, tmp_path):
+    task = Retraining(tmp_path / "warm", expected.first.base)
+    write_corpus(task.corpus, last=3)
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_bytes((DATA / "vocab.txt").read_bytes().replace(b"a\n", b"zz\n", 1))
+    code, output = task.run(
+        "--warm_start", "--until=prepare", f"--config.model.vocab={vocab}"
+    )
+    assert code == 2
+    assert "is not that of the model in production" in output
+    output = task.done("--warm_start", "--until=train")
+    version = expected.first.current()["version"]
+    assert f"training goes on from version {version}" in output
+    (loaded,) = re.findall(r"weights: .*: (\d+ variables loaded.*)", output)
+    assert "new:" not in loaded
 
 
 @pytest.mark.slow
