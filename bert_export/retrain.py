@@ -37,7 +37,7 @@ from bert_export.files import sha256_file, write_json
 from bert_export.inputs import differences, digest, fingerprints
 from bert_export.release.model_base import Current, ModelBase
 from bert_export.run_log import RunLog, notify, now, write_metrics
-from bert_export.workdir import read_summary, record_config, stage
+from bert_export.workdir import read_summary, record_config, stage, unwritable
 
 # TensorFlow takes seconds to import; a run with nothing to do, or with nothing left to
 # do but to publish, is over before. So `pipeline` and `judge` are imported by stages.
@@ -699,9 +699,7 @@ def _exclusively(workdir: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise LockHeld(f"{workdir}: {_holder(holder_path)}") from None
     except OSError as error:
-        raise UserError(
-            f"--workdir: cannot write {workdir}: {error.strerror}"
-        ) from error
+        raise unwritable(f"--workdir: cannot write {workdir}", error) from error
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         write_json(holder_path, holder)

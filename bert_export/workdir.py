@@ -66,7 +66,13 @@ def record_config(config: Config, workdir: Path) -> None:
     try:
         write_text(path, config.to_json())
     except OSError as error:
-        raise UserError(f"--workdir: cannot write {path}: {error.strerror}") from error
+        raise unwritable(f"--workdir: cannot write {path}", error) from error
+
+
+def unwritable(what: str, error: OSError) -> Failure:
+    """The failure to raise for what cannot be written; a full disk may be so later."""
+    kind = StageError if error.errno == errno.ENOSPC else UserError
+    return kind(f"{what}: {error.strerror}")
 
 
 def record_training(config: Config, data_fingerprint: str, workdir: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +22,7 @@ from bert_export.errors import StageError, UserError
 from bert_export.export.publish import PROOF_FILE, SMOKE_TEST_FILE
 from bert_export.features.records import RecordSet
 from bert_export.features.spec import FeatureSpec
-from bert_export.files import write_json
+from bert_export.files import write_bytes, write_json
 from bert_export.training.input_fn import chosen_mentions, ordered_input_fn
 from bert_export.training.model_fn import PROBABILITIES, SCORE
 from bert_export.verification.prove import TFJS_RUNTIMES
@@ -148,24 +148,20 @@ def record_held_out(
             f"the trained model's predictions for the {records.split} split are not "
             f"finite; the checkpoint {checkpoint} is not fit to be exported"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
-    try:
-        np.savez_compressed(
-            partial,
-            input_ids=np.concatenate(tokens[0]),
-            input_mask=np.concatenate(tokens[1]),
-            segment_ids=np.concatenate(tokens[2]),
-            row_splits=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-            spans=np.concatenate(spans),
-            mention_sizes=sizes,
-            gold=records.gold[chosen],
-            probabilities=probabilities,
-            score=score,
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        input_ids=np.concatenate(tokens[0]),
+        input_mask=np.concatenate(tokens[1]),
+        segment_ids=np.concatenate(tokens[2]),
+        row_splits=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        spans=np.concatenate(spans),
+        mention_sizes=sizes,
+        gold=records.gold[chosen],
+        probabilities=probabilities,
+        score=score,
+    )
+    write_bytes(path, content.getvalue())
     return HeldOut(path, records.split, len(chosen), pairs)
 
 
