@@ -184,7 +184,7 @@ function scenarios() {
       const found = {};
       for (const backend of ["cpu", "webgl", "wasm"]) {
         await page.focus("[name=backend]:checked");
-        await page.check(`[name=backend][value=${backend}]`, { force: true });
+        await page.dispatchEvent(`[name=backend][value=${backend}]`, "click");
         await page.waitForFunction(
           (name) => document.querySelector("#active").textContent.startsWith(name),
           { cpu: "CPU is", webgl: "WebGL is", wasm: "WASM is" }[backend],
@@ -241,7 +241,7 @@ function scenarios() {
       await page.locator(".examples button").nth(1).click();
       await settled(page, "river");
       const second = (await ranking(page)).length;
-      await page.check("[name=backend][value=cpu]", { force: true });
+      await page.dispatchEvent("[name=backend][value=cpu]", "click");
       await page.waitForFunction(() =>
         document.querySelector("#active").textContent.includes("stays active"),
       );
