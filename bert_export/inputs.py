@@ -77,10 +77,10 @@ def _code() -> dict[str, str]:
 
 def _weights(key: str, named: str) -> str:
     path = package_path(named.removeprefix(_HUB))
-    prefix_files = sorted(path.parent.glob(f"{path.name}.*"))
     if not path.exists():
         if Path(f"{path}.index").is_file():
-            return digest({file.name: sha256_file(file) for file in prefix_files})
+            files = path.parent.glob(f"{path.name}.*")
+            return digest({file.name: sha256_file(file) for file in files})
         if named.startswith(_HUB):
             return digest(named)
     return _path(key, path)

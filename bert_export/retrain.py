@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from bert_export.errors import (
 )
 from bert_export.files import sha256_file, write_json
 from bert_export.inputs import differences, digest, fingerprints
-from bert_export.release.model_base import Current, ModelBase
+from bert_export.release.model_base import Current, ModelBase, Version
 from bert_export.run_log import RunLog, notify, now, write_metrics
 from bert_export.workdir import read_summary, record_config, stage, unwritable
 
@@ -255,7 +255,9 @@ class _Retraining:
     def _run_stages(self) -> None:
         inputs = self._fingerprints()
         run = self._pending(inputs)
-        if run and self._is_withdrawn(run):
+        # Asked once: on object stores it is a request a version.
+        versions = self._base.versions() if run else []
+        if run and _is_withdrawn(run, versions):
             self._succeed(run, "unchanged")
             self._say(
                 "unchanged",
@@ -268,7 +270,7 @@ class _Retraining:
                 return
             run = self._new_run(inputs)
         else:
-            self._renumber(run)
+            self._renumber(run, versions)
             done = ", ".join(run.completed) or "nothing"
             self._say("resume", f"going on with run {run.run_id}; done: {done}")
         self._log.run_id = self._summary["run_id"] = run.run_id
@@ -374,7 +376,7 @@ class _Retraining:
         if production and production.version == run.version:
             # It was killed while it published.
             assert passed
-            return self._judged(passed)
+            return self._judged(run, passed)
         judged = {
             "limits": digest(dataclasses.asdict(config.gate)),
             "golden": config.gate.golden_mentions
@@ -383,7 +385,7 @@ class _Retraining:
         }
         if passed and passed["judged"] == judged:
             self._log.event("skip", stage="gate")
-            return self._judged(passed)
+            return self._judged(run, passed)
         from bert_export import judge
         from bert_export.release import gate_report
 
@@ -410,7 +412,7 @@ class _Retraining:
             "passed": verdict["passed"],
             "metrics": verdict["metrics"],
         }
-        self._judged(result)
+        self._judged(run, result)
         if not verdict["passed"]:
             # To be judged again, by other limits perhaps, but not trained again.
             run.completed.pop("gate", None)
@@ -423,11 +425,10 @@ class _Retraining:
             )
         return result
 
-    def _judged(self, result: dict[str, Any]) -> dict[str, Any]:
+    def _judged(self, run: _Run, result: dict[str, Any]) -> dict[str, Any]:
         """Puts a verdict into the summary."""
-        run_dir = self._workdir / RUNS_DIR / self._summary["run_id"]
         self._summary["gate_passed"] = result["passed"]
-        self._summary["gate"] = str(run_dir / GATE_DIR / "gate.json")
+        self._summary["gate"] = str(self._directory(run) / GATE_DIR / "gate.json")
         self._summary["metrics"] = result["metrics"]
         return result
 
@@ -520,9 +521,9 @@ class _Retraining:
         self._drop_run(f"run {run.run_id} is given up, changed: {', '.join(changed)}")
         return None
 
-    def _renumber(self, run: _Run) -> None:
+    def _renumber(self, run: _Run, versions: Sequence[Version]) -> None:
         """Gives a run another number if somebody has published a newer version."""
-        newest = max((v.version for v in self._base.versions()), default=0)
+        newest = max((v.version for v in versions), default=0)
         current = self._base.current()
         if newest > run.version and (current is None or current.version != run.version):
             run.version = self._base.new_version()
@@ -530,13 +531,6 @@ class _Retraining:
             for name in ("export", "gate"):
                 run.completed.pop(name, None)
             self._record(run)
-
-    def _is_withdrawn(self, run: _Run) -> bool:
-        """Whether somebody took a run's version back before the run was over."""
-        return any(
-            version.version == run.version and version.state == "withdrawn"
-            for version in self._base.versions()
-        )
 
     def _is_unchanged(self, inputs: Mapping[str, str]) -> bool:
         success = self._state.get("last_success")
@@ -568,7 +562,7 @@ class _Retraining:
             number += 1
             run_id = f"{first}-{number}"
         run = _Run(run_id, self._base.new_version(), inputs, {})
-        (self._workdir / RUNS_DIR / run_id).mkdir(parents=True)
+        self._directory(run).mkdir(parents=True)
         self._record(run)
         because = ", ".join(self._summary["changed"])
         self._say(
@@ -642,6 +636,14 @@ class _Retraining:
         """Tells people and the log."""
         print(message, flush=True)
         self._log.event(event, message=message)
+
+
+def _is_withdrawn(run: _Run, versions: Sequence[Version]) -> bool:
+    """Whether somebody took a run's version back before the run was over."""
+    return any(
+        version.version == run.version and version.state == "withdrawn"
+        for version in versions
+    )
 
 
 def _keep_only(run_dir: Path, patterns: tuple[str, ...]) -> None:

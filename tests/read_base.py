@@ -33,7 +33,7 @@ def main(directory: Path, report: Path) -> None:
         polls += 1
         parents = [path for path in directory.iterdir() if path.is_dir()]
         for parent in (directory, *parents):
-            for version in (path for path in parent.iterdir() if path.name.isdigit()):
+            for version in versions_in(parent):
                 if str(version) not in whole:
                     whole.add(str(version))
                     wrong += check(version)
@@ -50,6 +50,14 @@ def main(directory: Path, report: Path) -> None:
             {"polls": polls, "versions": versions, "current": current, "wrong": wrong}
         )
     )
+
+
+def versions_in(parent: Path) -> list[Path]:
+    """A directory's versions; none of one that has just got another name."""
+    try:
+        return [path for path in parent.iterdir() if path.name.isdigit()]
+    except FileNotFoundError:
+        return []
 
 
 def check(version: Path) -> list[str]:

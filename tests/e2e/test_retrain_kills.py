@@ -8,6 +8,7 @@ full. All the while another process looks at what is there to be served.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import re
@@ -29,8 +30,8 @@ from tests.command_line import ROOT
 DATA = ROOT / "data"
 NAME = "sample_linker"
 STEPS, EVERY = 30, 10
-# Changes of files between two kills, before the gate and while it judges.
-STRIDE, GATE_STRIDE = 40, 6
+# A stage is killed at its 4th change of a file, its 8th, 16th …, and at last every 64.
+FIRST_KILL, STRIDE = 4, 64
 EXPECTED_KILLS = 40
 
 
@@ -219,33 +220,28 @@ def assert_same(found: Retraining, expected: Retraining) -> None:
 
 @pytest.mark.slow
 def test_killed_at_every_change_of_a_file(retraining, expected):
-    kills, stages = 0, set()
+    kills: collections.Counter[int] = collections.Counter()
 
     def killed(kill_at: int) -> bool:
-        nonlocal kills
         code, output = retraining.run(kill_at=kill_at)
         if code == 0:
             return False
         assert code == -signal.SIGKILL, output
-        kills += 1
-        stages.add(len(retraining.completed))
+        kills[len(retraining.completed)] += 1
         return True
 
-    # Every few changes until it is judged …
-    change = 1
-    while "export" not in retraining.completed:
-        assert killed(change)
-        change = change * 2 if change < STRIDE else change + STRIDE
-    change = 1
-    while "gate" not in retraining.completed:
-        assert killed(change)
-        change += GATE_STRIDE
-    # … then at each one.
+    # Here and there in each stage until the model is judged …
+    for stage in RETRAIN_STAGES[:-1]:
+        change = FIRST_KILL
+        while stage not in retraining.completed:
+            assert killed(change)
+            change += min(change, STRIDE)
+    # … then at each change.
     change = 1
     while killed(change):
         change += 1
-    assert kills >= EXPECTED_KILLS
-    assert len(stages) >= 4
+    assert kills.total() >= EXPECTED_KILLS
+    assert len(kills) >= 4
     assert_same(retraining, expected)
 
 
