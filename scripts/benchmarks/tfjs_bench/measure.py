@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import report
-from names import EXPORTED, FROZEN, GRAPH, INPUTS, KINDS, MODELS_FILE, SAVED
 from tqdm import tqdm
-from workers import HERE, Worker, serve
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import report
+from common import Worker, machine, quartiles
+from names import EXPORTED, FROZEN, GRAPH, INPUTS, KINDS, MODELS_FILE, SAVED
+from server import serve
 
 from bert_export import javascript
 from bert_export.config import read_json
 from bert_export.errors import UserError
 
+HERE = Path(__file__).resolve().parent
 # By name: how people call it.
 RUNTIMES = {
     "browser_webgl": "browser, WebGL",
@@ -131,7 +135,7 @@ def measure_cell(
     times = worker.call("time", ids, seconds, least, False)
     for kind, name in zip(KINDS, ids):
         cell[kind] = {
-            **summary(times[name]),
+            **quartiles(times[name]),
             "kernels": worker.call("profile", name),
         }
         if runtime == "node_tensorflow":
@@ -192,7 +196,7 @@ def measure_goals(
     for turn in tqdm(range(least), desc="goals", unit="turn"):
         for name in names if turn % 2 else names[::-1]:
             times[name] += time(name, seconds / least, 1)
-    goals = {name: summary(times[name]) for name in names}
+    goals = {name: quartiles(times[name]) for name in names}
     for name in places:
         goals[name]["difference"] = differences[name]
         goals[name]["ratio"] = goals[name]["median"] / goals[PYTHON]["median"]
@@ -210,29 +214,13 @@ def urls(runtimes: Runtimes, model: str, kind: str) -> tuple[str, str]:
     return f"{base}/{kind}/model.json", f"{base}/{INPUTS}"
 
 
-def summary(times: list[float]) -> dict[str, Any]:
-    """Runs, and the quartiles of their milliseconds."""
-    q1, median, q3 = np.percentile(times, [25, 50, 75]).tolist()
-    return {"runs": len(times), "q1": q1, "median": median, "q3": q3}
-
-
-def machine(runtimes: Runtimes) -> dict[str, Any]:
+def about_runtimes(runtimes: Runtimes) -> dict[str, Any]:
     """What it was measured on, and with."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
     node = subprocess.run(
         [javascript.node(), "--version"], capture_output=True, text=True, check=True
     )
     return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "system": platform.system(),
+        **machine(),
         "node": node.stdout.strip(),
         "chromium": runtimes["browser_wasm"].call("version"),
         **runtimes[PYTHON].call("about"),
@@ -296,7 +284,7 @@ def main() -> None:
         with serve(directories) as address:
             runtimes = Runtimes(address, packages, options.threads)
             try:
-                about = machine(runtimes)
+                about = about_runtimes(runtimes)
                 goals = measure_goals(runtimes, models, seconds, least)
                 runtimes.close_all()
                 cells = []

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
+from common import DOCS, fill_page
 from matplotlib import pyplot as plt
 from names import GRAPH, KINDS, LAYERS
 from tabulate import tabulate
 
-from bert_export.files import write_json, write_text
+from bert_export.files import write_json
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "benchmarks"
 PAGE = "tfjs.md"
-# What stands between the two is measured; the rest of the page is for people to write.
-_MEASURED = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # Readable on white and on black.
 _INK = "#808890"
@@ -46,13 +43,8 @@ def write(measured: dict[str, Any], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "tfjs.json", measured)
     _plot(measured, directory / "tfjs.png")
-    sections = _sections(measured)
-
-    def fill(match: re.Match[str]) -> str:
-        return f"{match[1]}{sections[match[2]]}\n{match[3]}"
-
-    page = (DOCS / PAGE).read_text("utf-8")
-    write_text(directory / PAGE, _MEASURED.sub(fill, page))
+    page = DOCS / "benchmarks" / PAGE
+    fill_page(page, _sections(measured), directory / PAGE)
 
 
 def tables(measured: dict[str, Any]) -> str:
