@@ -24,8 +24,7 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from bert_export.config import read_json, resolve
-from bert_export.export import linker_graph, onnx_compression
-from bert_export.export.onnx import convert
+from bert_export.export import linker_graph, onnx_compression, onnx_graph
 from bert_export.features.records import RecordSet
 from bert_export.features.tokenizer import load_tokenizer
 from bert_export.modeling import weights
@@ -85,7 +84,7 @@ def main(workdir: str, checkpoint: str, mentions: str = "500") -> None:
     dev = RecordSet.load(directory, "dev")
     batches = requests(model, dev, int(mentions))
     gold = dev.gold[: len(batches)]
-    reference = scores(convert(model), batches)
+    reference = scores(onnx_graph.build(model), batches)
 
     def row(name: str, converted: onnx.ModelProto) -> list[object]:
         found = scores(converted, batches)
@@ -99,13 +98,13 @@ def main(workdir: str, checkpoint: str, mentions: str = "500") -> None:
             f"{np.sqrt(np.mean(change**2)):.3f}",
         ]
 
-    rows = [row("none", convert(model))]
+    rows = [row("none", onnx_graph.build(model))]
     for name, kernels in GROUPS.items():
         calibrated, _ = onnx_compression.calibrate(
-            convert(model), calibration, re.compile(kernels)
+            onnx_graph.build(model), calibration, re.compile(kernels)
         )
         rows.append(row(name, calibrated))
-    tokenwise = convert(model)
+    tokenwise = onnx_graph.build(model)
     onnx_compression.quantize(tokenwise)
     rows.append(row("all, token by token, and embeddings", tokenwise))
     headers = ["quantized", "link accuracy", "changed", "score change (RMS)"]

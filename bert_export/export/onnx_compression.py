@@ -97,6 +97,7 @@ def quantize(model: Any) -> list[str]:
             nodes.append(node)
     for name, value in (
         ("int8/zero", np.uint8(_ZERO)),
+        ("int8/one", np.float32(1)),
         ("int8/inverse_limit", np.float32(1 / 127)),
         # The scale of a token of zeros must not be 0.
         ("int8/tiny", np.float32(1e-12)),
@@ -270,7 +271,8 @@ def _quantized_lookup(graph: Any, node: Any, table: Any) -> list[Any]:
 def _quantized_tokens(x: str) -> list[Any]:
     """Nodes that quantize `x` [tokens, width] to uint8 around _ZERO, token by token.
 
-    They make `x/uint8` of the same shape and `x/scale` [tokens, 1].
+    They make `x/float` of the same shape, integers from -127 to 127, and `x/scale`
+    [tokens, 1].
     """
     from onnx import helper, numpy_helper
 
@@ -291,12 +293,19 @@ def _quantized_tokens(x: str) -> list[Any]:
             axis=0,
         ),
         make("Unsqueeze", [f"{x}/scales", "int8/column"], [f"{x}/scale"]),
+        # One scale for all: each token's own is multiplied with its products.
+        make(
+            "DequantizeLinear", [f"{x}/uint8", "int8/one", "int8/zero"], [f"{x}/float"]
+        ),
     ]
 
 
 def _integer_matmul(graph: Any, node: Any, kernel: Any) -> list[Any]:
-    """Nodes that multiply what `_quantized_tokens` has made by int8 weights."""
-    from onnx import TensorProto, helper, numpy_helper
+    """Nodes that multiply what `_quantized_tokens` has made by int8 weights.
+
+    Runtimes make one integer product of a matmul whose factors are dequantized.
+    """
+    from onnx import helper, numpy_helper
 
     (x, name), (output,) = node.input, node.output
     stored = {tensor.name for tensor in graph.initializer}
@@ -304,18 +313,19 @@ def _integer_matmul(graph: Any, node: Any, kernel: Any) -> list[Any]:
     for suffix, value in (
         ("int8", np.ascontiguousarray(columns.T)),
         ("scales", scales[:, 0]),
+        ("zeros", np.zeros(len(scales), np.int8)),
     ):
         # ALBERT's layers share their kernels.
         if f"{name}/{suffix}" not in stored:
             tensor = numpy_helper.from_array(value, f"{name}/{suffix}")
             graph.initializer.append(tensor)
-    sums, cast, scaled = (f"{output}/{part}" for part in ("int32", "float", "scaled"))
+    weights, product = f"{output}/weights", f"{output}/product"
     make = helper.make_node
+    parts = [f"{name}/{suffix}" for suffix in ("int8", "scales", "zeros")]
     return [
-        make("MatMulInteger", [f"{x}/uint8", f"{name}/int8", "int8/zero"], [sums]),
-        make("Cast", [sums], [cast], to=TensorProto.FLOAT),
-        make("Mul", [cast, f"{x}/scale"], [scaled]),
-        make("Mul", [scaled, f"{name}/scales"], [output], node.name),
+        make("DequantizeLinear", parts, [weights], axis=1),
+        make("MatMul", [f"{x}/float", weights], [product]),
+        make("Mul", [product, f"{x}/scale"], [output], node.name),
     ]
 
 

@@ -8,19 +8,19 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from bert_export.errors import StageError
-from bert_export.export import extras
-from bert_export.export.linker_graph import OUTPUTS, TrainedLinker, freeze
+from bert_export.export import extras, onnx_graph
+from bert_export.export.linker_graph import OUTPUTS, TrainedLinker
 
 # The extra, and the packages of it that are imported.
-REQUIRES = ("openvino", "openvino", "nncf")
+REQUIRES = ("openvino", "openvino", "nncf", "onnx")
 
 MODEL_FILE = "model.xml"
 # Where OpenVINO looks for the weights of that.
@@ -102,20 +102,17 @@ def write(
 
 
 def _convert(model: TrainedLinker) -> Any:
-    """The `openvino.Model`, straight from TensorFlow's graph.
-
-    This way LayerNorm comes out as one operation, which it does not through ONNX.
-    """
+    """The `openvino.Model` of the graph that is also the ONNX format's."""
+    import onnx
     import openvino
 
-    graph_def = freeze(model, checked=False)
-    with tf.Graph().as_default() as graph:
-        tf.graph_util.import_graph_def(graph_def, name="")
-    converted = openvino.convert_model(graph)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "linker.onnx"
+        onnx.save(onnx_graph.build(model), str(path))
+        converted = openvino.convert_model(path)
     for port in (*converted.inputs, *converted.outputs):
-        # TensorFlow's `score:0`, and on outputs the name of what they are a copy of.
-        names = {name.removesuffix(":0") for name in port.get_names()}
-        port.get_tensor().set_names(names & {*model.input_names, *OUTPUTS})
+        # Outputs also have the name of what they are a copy of.
+        port.get_tensor().set_names(port.get_names() & {*model.input_names, *OUTPUTS})
     # The quantizer goes through operations in the order of their names.
     _name_operations(converted)
     return converted

@@ -32,7 +32,6 @@ _PACKAGES = (
     "tensorflow-serving-api",
     "tensorflow-text",
     "tensorflowjs",
-    "tf2onnx",
 )
 
 

@@ -107,7 +107,6 @@ FOREIGN = {
     "bert_export",
     "nncf",
     "onnx",
-    "tf2onnx",
     "torch",
     *set().union(*RUNTIMES.values()),
 }

@@ -222,18 +222,31 @@ def test_a_position_outside_the_row_reads_the_first_token(write, golden):
     np.testing.assert_array_equal(predict(session, batch), outside)
 
 
-def test_float32_is_in_operations_that_the_runtime_fuses(write, tmp_path):
+@pytest.fixture
+def optimized(tmp_path):
+    """The operations that ONNX Runtime makes of a file."""
+
+    def get(file):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+        return operations(options.optimized_model_filepath)
+
+    return get
+
+
+def test_float32_is_in_operations_that_the_runtime_fuses(write, optimized):
     file, _ = write("float32")
-    found = operations(file)
-    assert found["LayerNormalization"] == 2 * LAYERS + 1
-    assert not {"ReduceMean", "Sqrt", "Reciprocal"} & set(found)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
-    optimized = operations(options.optimized_model_filepath)
-    assert optimized["Gelu"] + optimized["BiasGelu"] == LAYERS
-    assert optimized["Erf"] == 0
+    assert operations(file)["LayerNormalization"] == 2 * LAYERS + 1
+    found = optimized(file)
+    assert found["Gelu"] + found["BiasGelu"] == LAYERS
+    assert found["Erf"] == 0
+    # Scores: with the key transposed and the query scaled in the product.
+    assert found["FusedMatMul"] == LAYERS
+    # Of the last layer: few rows are read. The others are of index vectors.
+    assert found["Transpose"] == 5
+    assert found["Gemm"] == 6 * LAYERS + 1
 
 
 @pytest.mark.parametrize("precision", PRECISIONS["onnx"])
@@ -262,7 +275,7 @@ def test_sizes(write):
         assert size(precision) == size("float32") / 4 + 4 * tiny_artifact.TOKENIZER.size
 
 
-def test_int8_weights(write):
+def test_int8_weights(write, optimized):
     stored = initializers(write("int8_dynamic")[0])
     reader = tf.train.load_checkpoint(tiny_artifact.trained().checkpoint)
     for name in (WORD, POSITION):
@@ -275,15 +288,19 @@ def test_int8_weights(write):
     assert kernel.dtype == np.int8
     assert (abs(kernel * scales - reader.get_tensor(QUERY)) <= scales * 0.5001).all()
     assert not {WORD, POSITION, QUERY, FEED_FORWARD} & set(stored)
-    assert operations(write("int8_dynamic")[0])["MatMulInteger"] == 6 * LAYERS
+    found = optimized(write("int8_dynamic")[0])
+    assert found["MatMulIntegerToFloat"] == 6 * LAYERS
+    # No weight is expanded in a request.
+    assert found["DequantizeLinear"] == 0
 
 
-def test_attention_is_calibrated_and_feed_forward_is_not(write):
+def test_attention_is_calibrated_and_feed_forward_is_not(write, optimized):
     file, notes = write("int8_calibrated")
-    found = operations(file)
+    found = optimized(file)
     # All of them multiply integers; no weight is expanded in a request.
-    assert found["MatMulInteger"] == 6 * LAYERS
-    assert "DequantizeLinear" not in found
+    assert found["MatMulInteger"] == 4 * LAYERS
+    assert found["MatMulIntegerToFloat"] == 2 * LAYERS
+    assert found["DequantizeLinear"] == 0
     stored = initializers(file)
     assert not {QUERY, FEED_FORWARD, WORD} & set(stored)
     assert stored[f"{QUERY}_quantized"].dtype == np.int8
@@ -336,7 +353,7 @@ def test_a_missing_package_names_the_extra():
 
         find = importlib.machinery.PathFinder.find_spec
         importlib.machinery.PathFinder.find_spec = (
-            lambda name, *args: None if name == "tf2onnx" else find(name, *args)
+            lambda name, *args: None if name == "onnxruntime" else find(name, *args)
         )
         from bert_export.errors import UserError
         from bert_export.export import onnx
@@ -351,7 +368,7 @@ def test_a_missing_package_names_the_extra():
         encoding="utf-8",
         check=True,
     )
-    assert "tf2onnx" in process.stdout
+    assert "onnxruntime" in process.stdout
     assert "pip install 'bert_export[onnx]'" in process.stdout
 
 

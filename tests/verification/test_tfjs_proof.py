@@ -147,7 +147,10 @@ def test_without_chromium_its_runtimes_are_skipped(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("precision", "benchmark"), [("float16", False), ("uint8", True)]
 )
-def test_whole_proof_of_compressed_weights(precision, benchmark, tmp_path):
+def test_whole_proof_of_compressed_weights(precision, benchmark, monkeypatch, tmp_path):
+    # Long enough to see that slow runtimes are measured, too.
+    monkeypatch.setattr(proof, "_MAX_LATENCY_SECONDS", 1)
+    monkeypatch.setattr(proof, "_HELD_OUT_SECONDS", 3)
     artifact = Path(shutil.copytree(exported(precision), tmp_path / "artifact"))
     result = proof.prove(
         artifact, tiny_formats.held_out().path, 100.0, benchmark=benchmark, seconds=0.1
