@@ -400,7 +400,10 @@ def _plot_kind(cells: Cells, axes: Any, kind: str) -> None:
     )
     axes.bar_label(
         bars,
-        [f"{times[name]:.3g}" for name in names],
+        [
+            f"{times[name]:.3g}" if times[name] < 1000 else f"{times[name]:.0f}"
+            for name in names
+        ],
         fontsize=8,
         color=_INK,
         padding=3,
