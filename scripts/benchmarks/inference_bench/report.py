@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from common import DOCS, fill_page
 from contenders import (
     ACCURACY_POINTS,
@@ -23,7 +19,8 @@ from contenders import (
     PRECISION_GOALS,
     REFERENCE,
 )
-from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+from plots import INK, drawing
 from tabulate import tabulate
 
 from bert_export.files import write_json
@@ -32,8 +29,7 @@ PAGE = "benchmarks.md"
 KINDS = {"mentions": "one mention", "batches": "32 pairs"}
 MEASURES = {"ids": "from token ids", "text": "from text"}
 PRECISIONS = (FLOAT32, BFLOAT16, INT8)
-# Readable on white and on black; ours, and the peers'.
-_INK = "#808890"
+# Ours, and the peers'.
 _COLORS = {
     FLOAT32: ("#3b82c4", "#9dbad3"),
     BFLOAT16: ("#3aa17e", "#9ccab8"),
@@ -347,26 +343,14 @@ def _plot(measured: dict[str, Any], path: Path) -> None:
         for name, cell in measured["trained"]["contenders"].items()
         if "times" in cell
     }
-    with plt.rc_context(
-        {
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": _INK,
-            "xtick.color": _INK,
-            "ytick.color": _INK,
-            "font.size": 9,
-        }
-    ):
-        figure, both = plt.subplots(
-            1, 2, figsize=(12, 1.5 + 0.27 * len(cells)), dpi=120, layout="constrained"
-        )
+    with drawing(
+        path, 1, 2, font_size=9, figsize=(12, 1.5 + 0.27 * len(cells)), dpi=120
+    ) as (figure, both):
         for axes, (kind, title) in zip(both, KINDS.items()):
             _plot_kind(cells, axes, kind)
             axes.set_xlabel(f"ms for {title}, from token ids")
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
         marks = [
-            plt.Rectangle((0, 0), 1, 1, color=_COLORS[precision][side])
+            Rectangle((0, 0), 1, 1, color=_COLORS[precision][side])
             for precision in PRECISIONS
             for side in (0, 1)
         ]
@@ -376,13 +360,6 @@ def _plot(measured: dict[str, Any], path: Path) -> None:
             for side in ("ours", "peers")
         ]
         figure.legend(marks, labels, frameon=False, loc="outside upper center", ncols=6)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            figure.savefig(partial, format="png", transparent=True)
-            partial.replace(path)
-        finally:
-            plt.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def _plot_kind(cells: Cells, axes: Any, kind: str) -> None:
@@ -405,7 +382,7 @@ def _plot_kind(cells: Cells, axes: Any, kind: str) -> None:
             for name in names
         ],
         fontsize=8,
-        color=_INK,
+        color=INK,
         padding=3,
     )
     axes.set_xscale("log")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import names
 from common import DOCS as DOCS
 from common import fill_page
-from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
+from plots import INK, drawing
 from tabulate import tabulate
 
 from bert_export.files import write_json
@@ -34,7 +30,6 @@ _TRAINING = (names.TRAINING, names.TRAINING_BFLOAT16)
 _LISTED = 10
 
 # Readable on white and on black.
-_INK = "#808890"
 _COLORS = {
     names.ONNX: "#3b82c4",
     names.ONNX_INT8: "#3aa17e",
@@ -271,20 +266,7 @@ def _plot(measured: dict[str, Any], path: Path) -> None:
     few, many, typical = names.FEW_PAIRS, names.MANY_PAIRS, names.TYPICAL_LENGTH
     serving = [p for p in measured["points"] if p["kind"] not in _TRAINING]
     training = [p for p in measured["points"] if p["kind"] in _TRAINING]
-    with plt.rc_context(
-        {
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": _INK,
-            "axes.titlecolor": _INK,
-            "xtick.color": _INK,
-            "ytick.color": _INK,
-            "font.size": 9,
-        }
-    ):
-        figure, axes = plt.subplots(
-            2, 3, figsize=(12.5, 8), dpi=110, layout="constrained"
-        )
+    with drawing(path, 2, 3, font_size=9, figsize=(12.5, 8), dpi=110) as (figure, axes):
         for place, points, x, title, chosen in (
             (
                 axes[0, 0],
@@ -325,27 +307,17 @@ def _plot(measured: dict[str, Any], path: Path) -> None:
             _plot_series(points, chosen, x, place)
             place.set_title(title, fontsize=10)
         _plot_linear(measured["linear"], axes[1, 2])
-        for place in axes.flat:
-            place.set_facecolor("none")
-            place.spines[["top", "right"]].set_visible(False)
         kinds = dict.fromkeys(point["kind"] for point in measured["points"])
         most = max(measured["threads"])
         handles = [Line2D([], [], color=_COLORS[k], label=TITLES[k]) for k in kinds]
         handles += [
-            Line2D([], [], color=_INK, marker="o", ms=3, label=_threads(most)),
-            Line2D([], [], color=_INK, ls="--", marker="o", ms=3, label=_threads(1)),
-            Line2D([], [], color=_INK, lw=3, alpha=0.35, label="arithmetic bound"),
+            Line2D([], [], color=INK, marker="o", ms=3, label=_threads(most)),
+            Line2D([], [], color=INK, ls="--", marker="o", ms=3, label=_threads(1)),
+            Line2D([], [], color=INK, lw=3, alpha=0.35, label="arithmetic bound"),
         ]
         figure.legend(
             handles=handles, loc="outside upper center", ncols=8, frameon=False
         )
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            figure.savefig(partial, format="png", transparent=True)
-            partial.replace(path)
-        finally:
-            plt.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def _plot_series(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from common import DOCS, fill_page
-from matplotlib import pyplot as plt
 from names import GRAPH, KINDS, LAYERS
+from plots import INK, drawing
 from tabulate import tabulate
 
 from bert_export.files import write_json
@@ -19,7 +15,6 @@ from bert_export.files import write_json
 PAGE = "tfjs.md"
 
 # Readable on white and on black.
-_INK = "#808890"
 _COLORS = {
     "browser_webgl": "#d97b29",
     "browser_wasm": "#c9a227",
@@ -243,31 +238,11 @@ def _most(kernels: dict[str, Any], number: int = 3) -> str:
 
 
 def _plot(measured: dict[str, Any], path: Path) -> None:
-    with plt.rc_context(
-        {
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": _INK,
-            "xtick.color": _INK,
-            "ytick.color": _INK,
-            "font.size": 10,
-        }
-    ):
-        figure, (speed, goals) = plt.subplots(
-            1, 2, figsize=(11, 4.6), dpi=120, width_ratios=[3, 2], layout="constrained"
-        )
+    with drawing(
+        path, 1, 2, font_size=10, figsize=(11, 4.6), dpi=120, width_ratios=[3, 2]
+    ) as (_, (speed, goals)):
         _plot_speed(measured, speed)
         _plot_goals(measured, goals)
-        for axes in (speed, goals):
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            figure.savefig(partial, format="png", transparent=True)
-            partial.replace(path)
-        finally:
-            plt.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
@@ -278,7 +253,7 @@ def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
         values = [faster(cell) for cell in measured["cells"] if cell["runtime"] == name]
         places = [place + (index + 0.5) * width - 0.4 for place in range(len(models))]
         bars = axes.bar(places, values, width, color=_COLORS[name], label=title)
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, color=_INK, padding=1)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, color=INK, padding=1)
         if name in measured["published"]:
             low, high = measured["published"][name]
             axes.axhspan(
@@ -290,7 +265,7 @@ def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
                 zorder=0,
                 label=f"{title}: published",
             )
-    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axhline(0, color=INK, linewidth=0.8)
     titles = [model["title"].replace(" ", "\n", 1) for model in models]
     axes.set_xticks(range(len(models)), titles, fontsize=9)
     axes.set_ylabel("GraphModel is faster than LayersModel by, %")
@@ -309,7 +284,7 @@ def _plot_goals(measured: dict[str, Any], axes: Any) -> None:
         value = limit = goal["median"]
         if "limit" in goal:
             limit = goal["limit"] * goals["python"]["median"]
-            axes.plot([limit] * 2, [place - 0.4, place + 0.4], color=_INK, linewidth=2)
+            axes.plot([limit] * 2, [place - 0.4, place + 0.4], color=INK, linewidth=2)
             axes.annotate(
                 f"goal: {goal['limit']:g} times Python",
                 (limit, place - 0.42),
@@ -323,7 +298,7 @@ def _plot_goals(measured: dict[str, Any], axes: Any) -> None:
             (4, 0),
             textcoords="offset points",
             fontsize=8,
-            color=_INK,
+            color=INK,
             va="center",
         )
     axes.set_xscale("log")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from common import DOCS as DOCS
 from common import fill_page
-from matplotlib import pyplot as plt
+from plots import INK, drawing
 from tabulate import tabulate
 
 from bert_export.files import write_json
@@ -21,7 +17,6 @@ JSON = "benchmarks/training.json"
 PNG = "benchmarks/training.png"
 
 # Readable on white and on black.
-_INK = "#808890"
 _COLORS = {None: "#d97b29", "pytorch": "#3b82c4", "google_bert": "#9a7fd1"}
 
 
@@ -171,32 +166,13 @@ def _table(headers: list[str], rows: list[list[Any]]) -> str:
 
 
 def _plot(measured: dict[str, Any], path: Path) -> None:
-    with plt.rc_context(
-        {
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": _INK,
-            "xtick.color": _INK,
-            "ytick.color": _INK,
-            "font.size": 10,
-        }
-    ):
-        figure, (speed, memory) = plt.subplots(
-            1, 2, figsize=(11, 4), dpi=120, width_ratios=[3, 2], layout="constrained"
-        )
+    with drawing(
+        path, 1, 2, font_size=10, figsize=(11, 4), dpi=120, width_ratios=[3, 2]
+    ) as (_, (speed, memory)):
         _plot_speed(measured, speed)
         _plot_memory(measured, memory)
         for axes in (speed, memory):
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
             axes.invert_yaxis()
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            figure.savefig(partial, format="png", transparent=True)
-            partial.replace(path)
-        finally:
-            plt.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
@@ -214,7 +190,7 @@ def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
         medians,
         0.6,
         xerr=errors,
-        ecolor=_INK,
+        ecolor=INK,
         color=_colors(measured),
     )
     right = list(medians)
@@ -225,7 +201,7 @@ def _plot_speed(measured: dict[str, Any], axes: Any) -> None:
             axes.plot(
                 [right[place]] * 2,
                 [place - 0.4, place + 0.4],
-                color=_INK,
+                color=INK,
                 linewidth=2,
                 label=None if bound_labelled else "arithmetic bound",
             )
@@ -250,7 +226,7 @@ def _plot_memory(measured: dict[str, Any], axes: Any) -> None:
     values = [found["peak_bytes"] / 1e6 for found in contenders.values()]
     places = range(len(values))
     bars = axes.barh(places, values, 0.6, color=_colors(measured))
-    axes.bar_label(bars, fmt="%.0f", fontsize=8, color=_INK, padding=3)
+    axes.bar_label(bars, fmt="%.0f", fontsize=8, color=INK, padding=3)
     axes.set_yticks(places, [""] * len(values))
     axes.set_xlim(0, 1.2 * max(values))
     axes.set_xlabel("most memory, MB")
