@@ -354,7 +354,12 @@ def make_models(shape: str, directory: Path, run: Path | None) -> None:
       SystemExit: they cannot be; it has been said why.
     """
     command = [sys.executable, HERE / "make_models.py", shape, directory]
-    done = subprocess.run([str(part) for part in [*command, *([run] if run else [])]])
+    done = subprocess.run(
+        [str(part) for part in [*command, *([run] if run else [])]],
+        # TensorFlow tells of graphics cards that it does not find as of errors.
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.returncode)
 
