@@ -8,14 +8,17 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bert_export.errors import Failure
 from bert_export.files import write_text
 
+_PEAK = Path(__file__).resolve().parent / "scaling_bench" / "peak.py"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What stands between the two is measured; the rest of a page is for people to write.
 _MEASURED = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,8 +47,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            # TensorFlow tells of graphics cards that it does not find as of errors.
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+            env={**quiet_environment(), **(environment or {})},
         )
         self._answer()
 
@@ -80,6 +82,44 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def quiet_environment() -> dict[str, str]:
+    """This process' variables, with which TensorFlow tells of fatal errors alone."""
+    # It tells of graphics cards that it does not find as of errors.
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a benchmark's main function; errors become a line and an exit code."""
+    try:
+        main()
+    except Failure as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def find_peak(threads: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Operations a second by precision and engine, from a process of its own.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, str(_PEAK), str(threads), str(seconds)],
+        env=quiet_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{_PEAK.name}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
 
 
 def quartiles(times: Sequence[float]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from bert_export.config import (
     read_json,
     resolve,
 )
+from bert_export.config_file import get_config
 from bert_export.corpus.corpus import entity_text, load_corpus
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.errors import Failure, UserError
@@ -56,16 +57,7 @@ from bert_export.training.model_fn import ModelParams
 from bert_export.workdir import CONFIG_FILE
 
 ROOT = Path(__file__).resolve().parents[3]
-TARGETS = (
-    "saved_model",
-    "serving_model",
-    "onnx",
-    "onnx/int8_dynamic",
-    "onnx/int8_calibrated",
-    "openvino",
-    "openvino/int8_dynamic",
-    "openvino/int8_calibrated",
-)
+TARGETS = get_config(str(ROOT / "configs" / "benchmark.py")).export.formats
 # Of a tiny model, which is not there to be fast.
 TINY_TARGETS = ("saved_model", "serving_model", "onnx", "onnx/int8_dynamic")
 BASE = BertConfig(

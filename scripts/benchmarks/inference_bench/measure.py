@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import peers
 import report
-from common import Worker, machine, quartiles
+from common import Worker, machine, quartiles, quiet_environment, run
 from contenders import (
     BY_NAME,
     COLD,
@@ -36,7 +36,7 @@ from contenders import (
 )
 
 from bert_export.config import read_json
-from bert_export.errors import Failure, UserError
+from bert_export.errors import UserError
 from bert_export.files import write_json
 
 HERE = Path(__file__).resolve().parent
@@ -356,8 +356,7 @@ def make_models(shape: str, directory: Path, run: Path | None) -> None:
     command = [sys.executable, HERE / "make_models.py", shape, directory]
     done = subprocess.run(
         [str(part) for part in [*command, *([run] if run else [])]],
-        # TensorFlow tells of graphics cards that it does not find as of errors.
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=quiet_environment(),
         check=False,
     )
     if done.returncode:
@@ -477,13 +476,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Failure as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

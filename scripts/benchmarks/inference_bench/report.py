@@ -227,24 +227,24 @@ def _verdict(limit: float | None, reached: bool | None) -> str:
 
 def _times(cells: Cells, kind: str) -> str:
     """All contenders, for one kind of requests."""
-    rows = []
-    for precision in PRECISIONS:
-        for name in _in_order(cells, precision):
-            cell = cells[name]
-            row = [BY_NAME[name].title, precision, _side(name)]
-            if "skipped" in cell:
-                rows.append([*row, f"skipped: {cell['skipped']}"])
-                continue
-            for measure in MEASURES:
-                row += _time(cells, name, measure, kind)
-            rows.append([*row, *_accuracy(cells, name)])
-    headers = ["", "precision", "whose"]
-    for title in MEASURES.values():
-        headers += [f"{title}, ms", "times our best"]
-    return _table([*headers, "link accuracy", ""], rows)
+    columns = {title: (measure, kind) for measure, title in MEASURES.items()}
+    return _compared(cells, columns, linked=True)
 
 
 def _base(cells: Cells) -> str:
+    """All contenders, from token ids; link accuracy means nothing here."""
+    columns = {title: ("ids", kind) for kind, title in KINDS.items()}
+    return _compared(cells, columns, linked=False)
+
+
+def _compared(cells: Cells, columns: dict[str, tuple[str, str]], linked: bool) -> str:
+    """A row for each contender.
+
+    Args:
+      cells: what was measured, by contender.
+      columns: by title, a measure and a kind of requests.
+      linked: whether link accuracy is told, too.
+    """
     rows = []
     for precision in PRECISIONS:
         for name in _in_order(cells, precision):
@@ -253,13 +253,13 @@ def _base(cells: Cells) -> str:
             if "skipped" in cell:
                 rows.append([*row, f"skipped: {cell['skipped']}"])
                 continue
-            for kind in KINDS:
-                row += _time(cells, name, "ids", kind)
-            rows.append(row)
+            for measure, kind in columns.values():
+                row += _time(cells, name, measure, kind)
+            rows.append([*row, *(_accuracy(cells, name) if linked else [])])
     headers = ["", "precision", "whose"]
-    for title in KINDS.values():
+    for title in columns:
         headers += [f"{title}, ms", "times our best"]
-    return _table(headers, rows)
+    return _table([*headers, *(["link accuracy", ""] if linked else [])], rows)
 
 
 def _in_order(cells: Cells, precision: str) -> list[str]:

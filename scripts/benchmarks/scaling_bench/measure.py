@@ -9,7 +9,6 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import linear
 import names
 import report
 from arithmetic import Operations, forward, step
-from common import Worker, machine, quartiles
+from common import Worker, find_peak, machine, quartiles, quiet_environment, run
 from names import FEW_PAIRS, MANY_PAIRS, TYPICAL_LENGTH
 from peers import default_directory
 
@@ -281,29 +280,6 @@ def measure_xla(
     return rows
 
 
-def find_peak(threads: int, seconds: float) -> dict[str, Any]:
-    """Operations a second by precision and engine, from a process of its own.
-
-    Raises:
-      RuntimeError: it failed.
-    """
-    done = subprocess.run(
-        [sys.executable, str(HERE / "peak.py"), str(threads), str(seconds)],
-        env=_quiet_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"peak.py: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout)
-
-
-def _quiet_environment() -> dict[str, str]:
-    # TensorFlow tells of graphics cards that it does not find as of errors.
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
 def find_goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What was to be reached, and what was."""
     most = max(measured["threads"])
@@ -349,7 +325,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         run = options.workdir / f"scaling_{config}"
         making = subprocess.run(
             [sys.executable, str(HERE / "make_models.py"), str(models), run, config],
-            env=_quiet_environment(),
+            env=quiet_environment(),
             check=False,
         )
         if making.returncode:
@@ -454,13 +430,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

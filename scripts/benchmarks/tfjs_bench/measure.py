@@ -22,7 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import report
-from common import Worker, machine, quartiles
+from common import Worker, machine, quartiles, run
 from names import EXPORTED, FROZEN, GRAPH, INPUTS, KINDS, MODELS_FILE, SAVED
 from server import serve
 
@@ -320,13 +320,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

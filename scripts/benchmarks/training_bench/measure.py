@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import report
 import work
-from common import Worker, machine, quartiles
+from common import Worker, find_peak, machine, quartiles, quiet_environment, run
 from scaling_bench import arithmetic
 
 from bert_export.config import read_json
@@ -34,7 +33,6 @@ from bert_export.errors import UserError
 from bert_export.modeling.bert_config import BertConfig
 
 HERE = Path(__file__).resolve().parent
-PEAK = HERE.parent / "scaling_bench" / "peak.py"
 # Steps for which there are pairs; a library that needs more begins anew.
 STEPS = 400
 # Of the learning rate's schedule where speed is measured: no turn gets that far.
@@ -309,11 +307,6 @@ def find_interpreters(
     return found, skipped
 
 
-def quiet_environment() -> dict[str, str]:
-    """This process' own, and TensorFlow tells nothing but fatal errors."""
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
 def make_work(directory: Path, steps: int, mentions: int, quick: bool) -> None:
     """Has the work made by a process of its own, which then takes its memory along."""
     command = [sys.executable, HERE / "make_work.py", directory, steps, mentions]
@@ -324,22 +317,6 @@ def make_work(directory: Path, steps: int, mentions: int, quick: bool) -> None:
     if made.returncode:
         # It has said why.
         sys.exit(made.returncode)
-
-
-def find_peak(threads: int, quick: bool) -> dict[str, float]:
-    """FLOPs a second at best, by precision."""
-    seconds = "0.01" if quick else "0.4"
-    done = subprocess.run(
-        [sys.executable, str(PEAK), str(threads), seconds],
-        stdout=subprocess.PIPE,
-        env=quiet_environment(),
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{PEAK.name} ended with {done.returncode}")
-    rates = json.loads(done.stdout)
-    return {precision: max(found.values()) for precision, found in rates.items()}
 
 
 def parse() -> argparse.Namespace:
@@ -454,7 +431,8 @@ def main() -> None:
         before = read_json(earlier)
         measured |= {part: before[part] for part in parts if part in before}
     if options.part != "accuracy":
-        measured["peak"] = find_peak(options.threads, options.quick)
+        rates = find_peak(options.threads, 0.01 if options.quick else 0.4)
+        measured["peak"] = {name: max(found.values()) for name, found in rates.items()}
         contenders = measure_speed(
             bench, names, options.turns, options.seconds, measured["peak"]
         )
@@ -471,13 +449,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)
