@@ -37,6 +37,7 @@ from bert_export.modeling.bert_config import BertConfig
 from bert_export.release import deploy, manifest
 from bert_export.training import estimator as training
 from bert_export.training import evaluation, multi_worker
+from bert_export.training.halves import share_threads
 from bert_export.training.model_fn import ModelParams
 from bert_export.verification import baselines, proof, report
 from bert_export.verification.run import run_smoke_test
@@ -120,6 +121,7 @@ def prepare(
     With `workers` these encode them, in place of this process, and nothing else
     differs.
     """
+    share_threads()
     with stage("prepare", workdir), multi_worker.chief_first("prepared"):
         tokenizer = _load_tokenizer(config)
         _check_weights(config, workdir)

@@ -21,7 +21,7 @@ from bert_export.modeling.linker import Linker
 from bert_export.training.model_fn import (
     PROBABILITIES,
     SCORE,
-    compute_logits,
+    compute_logits_in_halves,
     to_predictions,
 )
 
@@ -226,7 +226,9 @@ class ServingModel:
           `probabilities` [n, 2] and `score` [n].
         """
         features = self._spec.check(features)
-        return to_predictions(compute_logits(self.linker, self._spec, features))
+        return to_predictions(
+            compute_logits_in_halves(self.linker, self._spec, features)
+        )
 
     def text(
         self,
@@ -352,7 +354,9 @@ class ServingModel:
             texts, candidates, text_index, tf.range(candidates.nrows())
         )
         features = encoded.dense_features(self._spec)
-        return to_predictions(compute_logits(self.linker, self._spec, features))
+        return to_predictions(
+            compute_logits_in_halves(self.linker, self._spec, features)
+        )
 
     def _mention_checks(
         self, text: tf.Tensor, start: tf.Tensor, end: tf.Tensor, pieces: TextPieces

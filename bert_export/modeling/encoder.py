@@ -15,7 +15,14 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bert_export.modeling.bert_config import BertConfig
-from bert_export.modeling.layers import Dense, LayerNorm, dropout, scope_of, weights
+from bert_export.modeling.layers import (
+    Dense,
+    LayerNorm,
+    dropout,
+    gelu,
+    scope_of,
+    weights,
+)
 from bert_export.modeling.packing import Packing, Padding
 
 # Added to the attention scores of empty slots; softmax turns it into exactly 0.
@@ -97,7 +104,7 @@ class Embeddings(tf.Module):
                     name="segment_ids_below_type_vocab_size",
                 )
             )
-        return dropout(self.norm(summed), self.dropout, training)
+        return dropout(self.norm(summed, training), self.dropout, training)
 
 
 class SelfAttention(tf.Module):
@@ -212,10 +219,11 @@ class Layer(tf.Module):
     def _finish(self, x: tf.Tensor, context: tf.Tensor, training: bool) -> tf.Tensor:
         """What follows attention, token by token: `[tokens, hidden]` throughout."""
         attended = dropout(self.attention_output(context), self.dropout, training)
-        x = self.attention_norm(attended + x)
+        x = self.attention_norm(attended + x, training)
         with scope_of(self.layer):
-            inner = tf.nn.gelu(self.intermediate(x), self.approximate_gelu)
-        return self.output_norm(dropout(self.output(inner), self.dropout, training) + x)
+            inner = gelu(self.intermediate(x), self.approximate_gelu, training)
+        output = dropout(self.output(inner), self.dropout, training)
+        return self.output_norm(output + x, training)
 
 
 class BertEncoder(tf.Module):

@@ -1,12 +1,21 @@
-"""The token-wise pieces of a BERT layer: dense, LayerNorm, dropout."""
+"""The token-wise pieces of a BERT layer: dense, LayerNorm, GELU, dropout.
+
+Training differentiates LayerNorm and GELU by formulas of its own, which pass over the
+tokens fewer times than the gradients that TensorFlow derives. They are left out of
+graphs that only predict: converters and grappler know the plain forms.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from bert_export.modeling.bert_config import BertConfig
+
+# From the gradient of a function's output to those of its inputs.
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
 
 
 def weights(name: str, shape: list[int], config: BertConfig) -> tf.Variable:
@@ -63,13 +72,65 @@ class LayerNorm(tf.Module):
         self.gamma = constant(f"{name}/gamma", 1.0, size)
         self.beta = constant(f"{name}/beta", 0.0, size)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """`[..., size]` to the same shape."""
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """`[tokens, size]` to the same shape."""
         with scope_of(self.layer):
-            mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
-            return tf.nn.batch_normalization(
-                x, mean, variance, self.beta, self.gamma, self.epsilon
+            inputs = (
+                x,
+                tf.convert_to_tensor(self.gamma),
+                tf.convert_to_tensor(self.beta),
             )
+            if training:
+                return tf.custom_gradient(self._normalize)(*inputs)
+            return self._normalize(*inputs)[0]
+
+    def _normalize(
+        self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tuple[tf.Tensor, Gradient]:
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+
+        def gradients(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # Mean and deviation depend on x, too: what moves all of a token's elements
+            # alike, or stretches them, changes nothing.
+            per_deviation = tf.math.rsqrt(variance + self.epsilon)
+            normal = (x - mean) * per_deviation
+            scaled = dy * gamma
+            shift = tf.reduce_mean(scaled, axis=-1, keepdims=True)
+            stretch = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
+            return (
+                per_deviation * (scaled - shift - normal * stretch),
+                tf.reduce_sum(dy * normal, axis=0),
+                tf.reduce_sum(dy, axis=0),
+            )
+
+        return tf.nn.batch_normalization(
+            x, mean, variance, beta, gamma, self.epsilon
+        ), gradients
+
+
+def gelu(x: tf.Tensor, approximate: bool, training: bool) -> tf.Tensor:
+    """The Gaussian error linear unit (arXiv:1606.08415), of any shape.
+
+    Args:
+      x: the input.
+      approximate: by tanh, in place of the exact error function.
+      training: whether a gradient will be asked for.
+    """
+    if approximate or not training:
+        return tf.nn.gelu(x, approximate)
+
+    @tf.custom_gradient
+    def exact(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        # x times the normal distribution's function, whose derivative is its density.
+        distribution = 0.5 * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            density = tf.exp(-0.5 * tf.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))
+            return (dy * (distribution + x * density),)
+
+        return x * distribution, gradient
+
+    return exact(x)
 
 
 def dropout(x: tf.Tensor, rate: float, training: bool) -> tf.Tensor:

@@ -67,13 +67,11 @@ def create_train_op(
         variables = tf.compat.v1.trainable_variables()
     step = tf.compat.v1.train.get_or_create_global_step()
     rate = learning_rate_at(step, learning_rate, num_train_steps, num_warmup_steps)
-    gradients = [
-        _dense(gradient, variable)
-        for gradient, variable in zip(
-            tf.gradients(loss, variables), variables, strict=True
-        )
-    ]
-    gradients = add_up(gradients)
+    gradients = tf.gradients(loss, variables)
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is None:
+            raise ValueError(f"the loss does not depend on {variable.op.name}")
+    gradients = [_each_row_once(gradient) for gradient in add_up(gradients)]
     gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     updates = [
         _adam_step(
@@ -88,23 +86,33 @@ def create_train_op(
         return step.assign_add(1, read_value=False)
 
 
-def _dense(
-    gradient: tf.Tensor | tf.IndexedSlices | None, variable: tf.Variable
-) -> tf.Tensor:
-    """The gradient as one tensor of the variable's shape.
+def _each_row_once(
+    gradient: tf.Tensor | tf.IndexedSlices,
+) -> tf.Tensor | tf.IndexedSlices:
+    """The gradient, with what repeatedly read rows of a gathered table get added up.
 
-    The gradient of a gathered table names only the rows that were read, some of them
-    repeatedly; a norm needs their sums, and Adam moves the other rows, too.
+    Without that a norm of it would be wrong. A batch reads few of a vocabulary's rows:
+    clipping them alone is cheap.
     """
-    if gradient is None:
-        raise ValueError(f"the loss does not depend on {variable.op.name}")
-    return tf.convert_to_tensor(gradient)
+    if isinstance(gradient, tf.Tensor):
+        return gradient
+    rows, numbers = tf.unique(gradient.indices)
+    return tf.IndexedSlices(
+        tf.math.unsorted_segment_sum(gradient.values, numbers, tf.size(rows)),
+        rows,
+        gradient.dense_shape,
+    )
 
 
 def _adam_step(
-    variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, weight_decay: float
+    variable: tf.Variable,
+    gradient: tf.Tensor | tf.IndexedSlices,
+    rate: tf.Tensor,
+    weight_decay: float,
 ) -> tf.Operation:
     """Updates one variable and its two moments in one pass."""
+    # Rows that nothing was read from are moved by their moments, too.
+    gradient = tf.convert_to_tensor(gradient)
     first, second = (
         tf.Variable(
             lambda: tf.zeros(variable.shape),

@@ -15,6 +15,7 @@ from bert_export.modeling.linker import Linker
 from bert_export.modeling.optimizer import create_train_op
 from bert_export.modeling.weights import initialize
 from bert_export.training import loss as losses
+from bert_export.training.halves import compute_in_halves
 from bert_export.training.multi_worker import add_up
 
 # The model's outputs, by the names that every artifact keeps.
@@ -57,7 +58,7 @@ def model_fn(
     spec = model.spec
     training = mode == tf.estimator.ModeKeys.TRAIN
     linker = Linker(model.bert, num_span_fields=len(spec.span_fields))
-    logits = compute_logits(linker, spec, features, training=training)
+    logits = compute_logits_in_halves(linker, spec, features, training)
     if mode == tf.estimator.ModeKeys.PREDICT:
         predictions = to_predictions(logits)
         return _estimator_spec(
@@ -136,6 +137,20 @@ def compute_logits(
         tf.stack(spans, axis=1) if spans else None,
         training=training,
         padded=padded,
+    )
+
+
+def compute_logits_in_halves(
+    linker: Linker,
+    spec: FeatureSpec,
+    features: Mapping[str, tf.Tensor],
+    training: bool = False,
+) -> tf.Tensor:
+    """`compute_logits` where TensorFlow runs it, by two cores or more."""
+    return compute_in_halves(
+        lambda rows: compute_logits(linker, spec, rows, training),
+        {name: features[name] for name in (*spec.sequence_names, *spec.span_fields)},
+        features[spec.input_mask],
     )
 
 

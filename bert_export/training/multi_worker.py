@@ -214,7 +214,9 @@ def add_up(tensors: Any) -> Any:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return tensors
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    # Workers can add up slices only if all read equally many rows.
+    dense = tf.nest.map_structure(tf.convert_to_tensor, tensors)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, dense)
 
 
 def _check(tf_config: Mapping[str, Any]) -> dict[str, list[str]]:

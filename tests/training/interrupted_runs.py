@@ -30,6 +30,8 @@ CONFIG = tiny_task.config(
     average_checkpoints=2,
     shuffle_mentions=30,
     learning_rate=1e-2,
+    # By chance a seed with which the best checkpoint is the second of three.
+    seed=20,
 )
 # With dropout, whose random numbers have to be those of an unbroken training, too.
 PARAMS = tiny_task.params(
@@ -158,7 +160,10 @@ def flip_best_and_middle(model_dir: Path) -> None:
 
 
 def halve_curve(model_dir: Path) -> None:
-    halve(model_dir / "curve.jsonl")
+    """In the middle of a line: without its last lines a curve is one of before."""
+    curve = model_dir / "curve.jsonl"
+    lines = curve.read_bytes().splitlines(keepends=True)
+    os.truncate(curve, len(b"".join(lines[:2])) + len(lines[2]) // 2)
 
 
 def leave_half_a_save(model_dir: Path) -> None:
