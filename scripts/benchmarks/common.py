@@ -24,6 +24,17 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 _MEASURED = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def tensorflow_threads(threads: int) -> dict[str, str]:
+    """Variables with which TensorFlow has `threads` threads for two halves of a batch.
+
+    Operations of its own accord have as many each, and run side by side besides.
+    """
+    return {
+        "TF_NUM_INTRAOP_THREADS": str(max(1, threads // 2)),
+        "TF_NUM_INTEROP_THREADS": str(threads),
+    }
+
+
 class Worker:
     """A process that answers calls, one JSON line each; idle in between."""
 

@@ -23,7 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import peers
 import report
-from common import Worker, machine, quartiles, quiet_environment, run
+from common import (
+    Worker,
+    machine,
+    quartiles,
+    quiet_environment,
+    run,
+    tensorflow_threads,
+)
 from contenders import (
     BY_NAME,
     COLD,
@@ -73,14 +80,10 @@ class Bench:
         self.commands: dict[str, list[str | Path]] = {}
         self._environment = {
             **dict.fromkeys(
-                (
-                    "OMP_NUM_THREADS",
-                    "MKL_NUM_THREADS",
-                    "TF_NUM_INTRAOP_THREADS",
-                    "RAYON_NUM_THREADS",
-                ),
+                ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"),
                 str(threads),
             ),
+            **tensorflow_threads(threads),
             # Nothing is fetched while it is measured.
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "true",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ def load(contender: str, directory: str) -> dict[str, Any]:
         return {"ids": (_arrays, _estimator(Path(directory)))}
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(
-        int(os.environ["OMP_NUM_THREADS"])
-    )
     if contender.endswith("bfloat16"):
         tf.config.optimizer.set_experimental_options(
             {"auto_mixed_precision_onednn_bfloat16": True}

@@ -26,7 +26,15 @@ import linear
 import names
 import report
 from arithmetic import Operations, forward, step
-from common import Worker, find_peak, machine, quartiles, quiet_environment, run
+from common import (
+    Worker,
+    find_peak,
+    machine,
+    quartiles,
+    quiet_environment,
+    run,
+    tensorflow_threads,
+)
 from names import FEW_PAIRS, MANY_PAIRS, TYPICAL_LENGTH
 from peers import default_directory
 
@@ -74,16 +82,14 @@ class Bench:
         """Starts a process for each kind."""
         self._kinds = kinds
         threads = str(self._threads)
-        variables = (
-            "OMP_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "TF_NUM_INTRAOP_THREADS",
-            "TF_NUM_INTEROP_THREADS",
-        )
         for kind in kinds:
             self._workers[kind] = Worker(
                 [sys.executable, HERE / "worker.py", kind, threads],
-                {**dict.fromkeys(variables, threads), **(environment or {})},
+                {
+                    "OMP_NUM_THREADS": threads,
+                    **tensorflow_threads(self._threads),
+                    **(environment or {}),
+                },
             )
 
     def load(self, layers: int) -> None:

@@ -25,7 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import report
 import work
-from common import Worker, find_peak, machine, quartiles, quiet_environment, run
+from common import (
+    Worker,
+    find_peak,
+    machine,
+    quartiles,
+    quiet_environment,
+    run,
+    tensorflow_threads,
+)
 from scaling_bench import arithmetic
 
 from bert_export.config import read_json
@@ -116,11 +124,11 @@ class Bench:
             "threads": self._threads,
         }
         count = str(self._threads)
-        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
         return Worker(
             [self._interpreters[name], HERE / contender.script, json.dumps(job)],
             {
-                **dict.fromkeys(variables, count),
+                **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), count),
+                **tensorflow_threads(self._threads),
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
             },
