@@ -88,11 +88,13 @@ class Embeddings(tf.Module):
     ) -> tf.Tensor:
         """Integer tensors `[tokens]` to `[tokens, embedding_width]`."""
         with scope_of(self.layer):
+            # A variable that is gathered from by itself is copied at every other read.
+            word, position = map(tf.convert_to_tensor, (self.word, self.position))
             # TensorFlow's error for an index out of range quotes these names.
             summed = (
-                tf.gather(self.word, ids, name="input_ids_below_vocab_size")
+                tf.gather(word, ids, name="input_ids_below_vocab_size")
                 + tf.gather(
-                    self.position,
+                    position,
                     positions,
                     name="positions_below_max_position_embeddings",
                 )

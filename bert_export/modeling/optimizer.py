@@ -122,14 +122,15 @@ def _adam_step(
         )
         for moment in MOMENTS
     )
-    if weight_decay:
-        decayed = tf.raw_ops.AssignVariableOp(
-            resource=variable.handle, value=variable * (1.0 - rate * weight_decay)
-        )
-    else:
-        decayed = tf.no_op()
-    # The gradient read the old value.
-    with tf.control_dependencies([gradient, decayed]):
+    # The gradient is that of the old value.
+    with tf.control_dependencies([gradient]):
+        if weight_decay:
+            decayed = tf.raw_ops.AssignVariableOp(
+                resource=variable.handle, value=variable * (1.0 - rate * weight_decay)
+            )
+        else:
+            decayed = tf.no_op()
+    with tf.control_dependencies([decayed]):
         return tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=first.handle,
