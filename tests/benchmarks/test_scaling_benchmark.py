@@ -128,8 +128,9 @@ def test_points_and_profiles_come_from_real_runs(tmp_path):
     # Of two layers; every kernel is counted in one run.
     assert sum(integer) >= 8
     batched = profiles[names.TRAINING]["_MklBatchMatMulV2"]
-    # Queries by keys and probabilities by values in each layer, with their gradients.
-    assert batched["count"] == 2 * 2 * 3
+    # Queries by keys and probabilities by values in each layer, with their gradients,
+    # and each half of the batch for itself.
+    assert batched["count"] == 2 * 2 * 3 * 2
     assert batched["ms"] > 0
 
 
