@@ -18,7 +18,7 @@ import tensorflow as tf
 from bert_export.training import checkpoints
 from tests.command_line import ROOT, SAMPLE, done
 
-STEPS, EVERY = 40, 10
+STEPS, EVERY = 40, 20
 
 
 def free_addresses(count: int) -> list[str]:
