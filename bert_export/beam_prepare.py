@@ -15,7 +15,7 @@ from typing import Any
 from bert_export import beam_tasks
 from bert_export.config import Config, resolve
 from bert_export.corpus import jsonl
-from bert_export.corpus.corpus import Corpus, entity_text
+from bert_export.corpus.corpus import Corpus
 from bert_export.corpus.records import BadRecords
 from bert_export.errors import StageError, UserError
 from bert_export.features import records
@@ -68,8 +68,7 @@ class PrepareParts:
         corpus = Corpus(config.corpus, files, self.bad_records())
         tokenizer = load_tokenizer(Path(self.vocab), config.features)
         encoder = PairEncoder(tokenizer, config.features)
-        fields = config.features.candidate_fields
-        texts = {e.id: entity_text(e, fields) for e in corpus.entities.values()}
+        texts = corpus.candidate_texts(config.features.candidate_fields)
         return [
             functools.partial(_count_part, self, corpus, encoder),
             functools.partial(_encode_part, self, corpus, encoder, texts),

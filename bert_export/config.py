@@ -106,6 +106,10 @@ class CorpusConfig:
     wordnet_definitions: bool = False
     # Train also on examples with a synonym in the mention's place.
     wordnet_synonyms: bool = False
+    # Train also on the quotations of GCIDE (Webster's), each with the sense it shows.
+    wordnet_gcide: bool = False
+    # GCIDE's gcide.dict.dz; unset: Debian's, fetched where it is not installed.
+    gcide: str | None = None
     # KeNet's turkish_wordnet.xml; unset: that of the package nlptoolkit-wordnet.
     kenet: str | None = None
     # Train also on definitions, whose words KeNet's pointers disambiguate.

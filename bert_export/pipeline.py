@@ -145,10 +145,7 @@ def prepare(
                 workers,
             )
         else:
-            texts = {
-                entity.id: entity_text(entity, config.features.candidate_fields)
-                for entity in corpus.entities.values()
-            }
+            texts = corpus.candidate_texts(config.features.candidate_fields)
             written = {
                 split: records.write_split(
                     corpus.mentions(split),

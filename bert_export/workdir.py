@@ -39,6 +39,7 @@ _MAY_CHANGE = {
     "train.log_steps",
     "corpus.max_bad_records",
     "corpus.wordnet_dir",
+    "corpus.gcide",
 }
 
 

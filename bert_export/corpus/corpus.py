@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from bert_export.config import CorpusConfig
-from bert_export.corpus import convert, jsonl, kenet, wordnet_files
+from bert_export.corpus import convert, gcide, jsonl, kenet, wordnet_files
 from bert_export.corpus.aliases import AliasTable
 from bert_export.corpus.candidates import CandidateGenerator, candidate_generator
 from bert_export.corpus.convert import READERS
@@ -29,6 +29,7 @@ class Corpus:
           config: How to split and how many candidates to keep.
           files: 'entities', and 'train' with or without 'dev' and 'test'. Without
             both, 'train' holds the mentions of all splits; without one, it is empty.
+            'training_entities', if any, are candidates in training only.
           bad: Is told of the bad records.
 
         Raises:
@@ -38,6 +39,10 @@ class Corpus:
         self.entities: dict[str, Entity] = {
             entity.id: entity for entity in jsonl.read_entities(files["entities"], bad)
         }
+        self._all_entities = self.entities
+        if "training_entities" in files:
+            further = jsonl.read_entities(files["training_entities"], bad)
+            self._all_entities = self.entities | {each.id: each for each in further}
         self.aliases = AliasTable(self.entities.values(), config.max_candidates)
         self._config = config
         self._bad = bad
@@ -47,6 +52,14 @@ class Corpus:
         """What finds candidates for the mentions without any."""
         kind = self._config.candidate_generation
         return candidate_generator(kind, self.aliases, self.entities.values())
+
+    def candidate_texts(self, fields: Iterable[str]) -> dict[str, str]:
+        """Segment B of all that can be a candidate, by id; see `entity_text`."""
+        fields = tuple(fields)
+        return {
+            entity.id: entity_text(entity, fields)
+            for entity in self._all_entities.values()
+        }
 
     def mentions(
         self,
@@ -87,7 +100,8 @@ class Corpus:
         if path is None:
             return
         fractions = self._config.dev_fraction, self._config.test_fraction
-        for mention in jsonl.read_mentions(path, bad or self._bad, self.entities, run):
+        known = self._all_entities if split == "train" else self.entities
+        for mention in jsonl.read_mentions(path, bad or self._bad, known, run):
             if self.has_own_files or split_of(mention.text, *fractions) == split:
                 yield mention
 
@@ -135,6 +149,7 @@ def load_corpus(config: CorpusConfig, workdir: pathlib.Path, bad: BadRecords) ->
             config.test_fraction,
             config.wordnet_definitions,
             config.wordnet_synonyms,
+            gcide.find(config.gcide) if config.wordnet_gcide else None,
         )
         return _built(config, directory, bad)
     if config.builder == "kenet":
@@ -175,7 +190,10 @@ def source_paths(
     """
     if config.builder == "wordnet":
         found = wordnet_files.find(config.wordnet_dir, None, near=workdir / "corpus")
-        return {f"wordnet_dir/{name}": found / name for name in wordnet_files.NAMES}
+        files = {f"wordnet_dir/{name}": found / name for name in wordnet_files.NAMES}
+        if config.wordnet_gcide:
+            files["gcide"] = gcide.find(config.gcide)
+        return files
     if config.builder == "kenet":
         return {"kenet": kenet.find(config.kenet)}
     paths = {
@@ -192,6 +210,8 @@ def _built(config: CorpusConfig, directory: pathlib.Path, bad: BadRecords) -> Co
     """The corpus that a builder has written into a directory."""
     files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
     files["entities"] = directory / "entities.jsonl.gz"
+    if config.builder == "wordnet" and config.wordnet_gcide:
+        files["training_entities"] = directory / "training_entities.jsonl.gz"
     return Corpus(config, files, bad)
 
 

