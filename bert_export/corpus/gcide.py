@@ -71,6 +71,7 @@ _LETTER = re.compile(r"\[[\"'`^~=*,.-]?([A-Za-z]{1,2})[\"'`^~=*,.-]?\]")
 _QUOTED = re.compile(r'"([^"]{8,200})"')
 _SOURCE = re.compile(r"\s*--\s?\(?[A-Z0-9][^;]*$")
 _SOURCES_WITHIN = re.compile(r"\s*--\s?[A-Z][a-z.]+(?:\s[A-Z][a-z.]+)*\.?")
+_SENTENCE_END = re.compile(r"\.\s+(?=[A-Z])")
 _AS = re.compile(r"[;,:] as, ")
 # '-- {Ably}, adv.': words derived from the headword.
 _DERIVED = re.compile(r"\s*--\s*\{.*")
@@ -278,24 +279,16 @@ def _parse(text: str, indent: int) -> tuple[str, tuple[str, ...]]:
     defined = _plain(_DERIVED.sub("", _one_line(" ".join(definition))))
     within = _QUOTED.findall(defined)
     defined = _SOURCES_WITHIN.sub("", _QUOTED.sub(" ", defined))
-    defined, _, examples = _cut(defined)
-    # '...; as, a bank of clouds; a bank of snow. Hence ...'
-    said = re.split(r"\.\s+(?=[A-Z])", examples)[0]
-    quotations += within + [
-        part.strip().removeprefix("as, ") for part in said.split(";")
-    ]
+    quotations += within
+    # 'A mound; as, a bank of clouds; as, a bank of snow. Hence ...'
+    defined, *examples = _AS.split(defined, maxsplit=1)
+    for said in examples:
+        said = _SENTENCE_END.split(said)[0]
+        quotations += [part.strip().removeprefix("as, ") for part in said.split(";")]
     plain = (_plain(quotation).rstrip(" .,") for quotation in quotations)
     return _one_line(defined).strip(" ;:,"), tuple(
         dict.fromkeys(part for part in plain if len(part.split()) in _QUOTATION_WORDS)
     )
-
-
-def _cut(definition: str) -> tuple[str, str, str]:
-    """Cuts a definition before its examples ('A mound; as, a bank of snow.')."""
-    found = _AS.search(definition)
-    if not found:
-        return definition, "", ""
-    return definition[: found.start()], found[0], definition[found.end() :]
 
 
 def _plain(text: str) -> str:
