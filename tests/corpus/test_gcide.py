@@ -19,6 +19,7 @@ from bert_export.corpus.morphy import Morphy
 from bert_export.corpus.records import BadRecords, Mention
 from bert_export.corpus.wordnet import build_wordnet
 from bert_export.errors import UserError
+from tests.corpus.test_wordnet import program
 from tests.test_pipeline import sample_config, summary
 
 TEXT = r"""
@@ -334,12 +335,6 @@ def test_a_named_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no such file, expected GCIDE") as raised:
         gcide.find(tmp_path / "gcide.dict.dz")
     assert "apt-get install dict-gcide" in str(raised.value)
-
-
-def program(directory: pathlib.Path, name: str, lines: str) -> None:
-    path = directory / name
-    path.write_text(f"#!/bin/sh\n{lines}\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture
