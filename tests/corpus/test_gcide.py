@@ -14,6 +14,7 @@ import pytest
 from bert_export import pipeline
 from bert_export.config import CorpusConfig
 from bert_export.corpus import gcide, jsonl, packages
+from bert_export.corpus.candidates_recall import measure_recall
 from bert_export.corpus.corpus import load_corpus, source_paths
 from bert_export.corpus.morphy import Morphy
 from bert_export.corpus.records import BadRecords, Mention
@@ -295,6 +296,17 @@ def test_its_senses_are_unknown_to_held_out_mentions(tmp_path, wordnet):
     jsonl.write_mentions(corpus.files["test"], [train])
     with pytest.raises(UserError, match="gcide:bank:n:1"):
         list(corpus.mentions("test"))
+
+
+def test_candidate_recall_is_that_of_the_knowledge_base(tmp_path, wordnet):
+    path = write(tmp_path / "gcide.dict.dz")
+    plain = load_corpus(config(wordnet), tmp_path / "plain", BadRecords(0))
+    found = load_corpus(
+        config(wordnet, wordnet_gcide=True, gcide=str(path)), tmp_path, BadRecords(0)
+    )
+    recalls = [measure_recall(corpus, "train", 16) for corpus in (plain, found)]
+    assert recalls[0].mentions == recalls[1].mentions > 0
+    assert recalls[0].nil == recalls[1].nil
 
 
 def test_its_pairs_are_in_the_training_records(tmp_path, wordnet):
