@@ -19,6 +19,12 @@ PACKAGE = "package:"
 _BLOCK = 1 << 20
 
 
+def user_cache() -> Path:
+    """Where what was fetched is kept, for all runs of this user."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "bert_export"
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

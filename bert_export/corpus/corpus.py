@@ -210,8 +210,9 @@ def _built(config: CorpusConfig, directory: pathlib.Path, bad: BadRecords) -> Co
     """The corpus that a builder has written into a directory."""
     files = {split: directory / f"mentions.{split}.jsonl.gz" for split in SPLITS}
     files["entities"] = directory / "entities.jsonl.gz"
-    if config.builder == "wordnet" and config.wordnet_gcide:
-        files["training_entities"] = directory / "training_entities.jsonl.gz"
+    training_entities = directory / "training_entities.jsonl.gz"
+    if training_entities.exists():
+        files["training_entities"] = training_entities
     return Corpus(config, files, bad)
 
 

@@ -26,11 +26,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from absl import logging
 
 from bert_export.corpus import packages
-from bert_export.corpus.lemmas import find_lemma, tokens_of
+from bert_export.corpus.lemmas import Token, find_lemma, tokens_of
 from bert_export.corpus.morphy import Morphy
 from bert_export.corpus.records import Entity, Mention
-from bert_export.corpus.wordnet_files import user_cache
 from bert_export.errors import UserError
+from bert_export.files import user_cache
 
 # Rises whenever the same file would give another corpus.
 VERSION = 1
@@ -146,34 +146,39 @@ def training_corpus(
       morphy: Inflections by part of speech: n, v, a and r.
       held_out: Texts that training must not see.
     """
-    grams = {gram for text in held_out for gram in _grams(text)}
+    grams = {gram for text in held_out for gram in _grams(tokens_of(text))}
     headwords: dict[tuple[str, str], list[Sense]] = {}
     for sense in senses:
         headwords.setdefault((sense.headword, sense.pos), []).append(sense)
-    entities: dict[str, Entity] = {}
-    mentions = []
+    entities: list[Entity] = []
+    mentions: list[Mention] = []
     for (headword, pos), own in headwords.items():
         if len(own) < 2:
             continue
         ids = [f"gcide:{headword}:{pos}:{number}" for number in range(1, len(own) + 1)]
+        used: set[str] = set()
         for number, sense in enumerate(own):
             first = max(
                 0, min(number - _MAX_CANDIDATES // 2, len(own) - _MAX_CANDIDATES)
             )
             candidates = tuple(ids[first : first + _MAX_CANDIDATES])
             for text in sense.quotations:
-                span = find_lemma(headword, text, tokens_of(text), morphy[pos])
-                if not span or not grams.isdisjoint(_grams(text)):
-                    continue
-                mentions.append(Mention(text, *span, ids[number], candidates))
-                for id, candidate in zip(candidates, own[first:]):
-                    entities[id] = Entity(id, headword, (), candidate.definition)
-    return list(entities.values()), mentions
+                tokens = tokens_of(text)
+                span = find_lemma(headword, text, tokens, morphy[pos])
+                if span and grams.isdisjoint(_grams(tokens)):
+                    mentions.append(Mention(text, *span, ids[number], candidates))
+                    used.update(candidates)
+        entities.extend(
+            Entity(id, headword, (), sense.definition)
+            for id, sense in zip(ids, own)
+            if id in used
+        )
+    return entities, mentions
 
 
-def _grams(text: str) -> set[tuple[str, ...]]:
+def _grams(tokens: list[Token]) -> set[tuple[str, ...]]:
     """All runs of `_SHARED_WORDS` words; of a shorter text, all of its words."""
-    words = [word for word, _, _ in tokens_of(text)]
+    words = [word for word, _, _ in tokens]
     ends = range(_SHARED_WORDS, max(len(words), _SHARED_WORDS) + 1)
     return {tuple(words[end - _SHARED_WORDS : end]) for end in ends}
 

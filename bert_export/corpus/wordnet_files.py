@@ -12,6 +12,7 @@ from absl import logging
 
 from bert_export.corpus import packages
 from bert_export.errors import UserError
+from bert_export.files import user_cache
 
 _PARTS = ("noun", "verb", "adj", "adv")
 NAMES = tuple(f"{kind}.{pos}" for kind in ("data", "index") for pos in _PARTS)
@@ -63,12 +64,6 @@ def find(
         if not _missing(directory):
             return directory
     return _fetch(cache_dir)
-
-
-def user_cache() -> pathlib.Path:
-    """Where what was fetched is kept, for all runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(root).expanduser() / "bert_export"
 
 
 def _missing(directory: pathlib.Path) -> list[str]:

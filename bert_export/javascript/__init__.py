@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bert_export.errors import UserError
+from bert_export.files import user_cache
 from bert_export.javascript import build_tfjs_node
 
 _HERE = Path(__file__).parent
@@ -100,8 +101,7 @@ def packages() -> Path:
         cannot be installed; the message says which.
     """
     executable = node()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    cache = root / "bert_export" / "javascript"
+    cache = user_cache() / "javascript"
     directory = cache / _key(executable)
     if (directory / _FINISHED).exists():
         return directory
